@@ -1,0 +1,57 @@
+# `./justw RECIPE`. A recipe that outgrows a few lines becomes a program.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+set positional-arguments
+
+lab := "target/release/trilith-lab"
+
+# List the recipes.
+default:
+    @{{ just_executable() }} --list --unsorted
+
+# Install what this host lacks (Debian 12, as root); quick when nothing is missing.
+setup:
+    @image/setup
+
+# Format, lints, unit tests, short simulation: before every commit, under 3 minutes warm.
+check: setup
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- --deny warnings
+    cargo test --workspace --quiet
+
+# Everything that check does, then the laboratory's own tests.
+test: check root binaries
+    cargo test --release --package trilith-lab --test laboratory -- --ignored --test-threads 1
+
+# Three nodes, clients on the VIP, faults, and what the clients see.
+demo *args: root binaries
+    @{{ lab }} demo "$@"
+
+# The laboratory: up [--peer] | down | status | shell NODE | client [CMD…].
+lab *args: setup
+    @if [ "${1:-}" = up ] || [ ! -x {{ lab }} ]; then {{ just_executable() }} binaries; fi
+    @{{ lab }} lab "$@"
+
+# Simulate that many seeds, or one seed again: sim 100000, sim --seed 8361.
+sim *args:
+    @cargo run --release --quiet --package trilith-sim -- "$@"
+
+# Measure: handover | failover | faults | proxy | idle. The last line is one JSON object.
+bench *args: root binaries
+    @{{ lab }} bench "$@"
+
+# Build the appliance's root tree into build/root (nothing to do when no input changed).
+root: setup
+    @image/build root
+
+# Build all programs.
+binaries:
+    cargo build --release --workspace
+
+# Record the scenario transcripts and golden files anew; read the diff as a design review.
+bless:
+    TRILITH_BLESS=1 cargo test --workspace --quiet
+
+# Format the code.
+fmt:
+    cargo fmt --all

@@ -1,0 +1,640 @@
+//! One VIP as one node handles it: may I own it, shall I ask for it, must I give it up, when to announce it again?
+//!
+//! ```text
+//!            vacant, eligible, my turn                 majority of grants
+//!   Idle ───────────────────────────────▶ Asking ─────────────────────────▶ Owner
+//!    ▲                                      │ no majority in time             │ grants run out, a higher epoch,
+//!    └──────────────────────────────────────┴─────────────────────────────────┘ unfit, moved: named successor
+//! ```
+//!
+//! Beside this, a lone survivor may hold the address without a majority ([`Vip::lone`]); and after a hand-over the old owner lets
+//! the address linger until its successor owns it, so that somebody answers ARP at every moment.
+
+use std::time::Duration;
+
+use crate::command::Command;
+use crate::config::{Lone, NodeId, VipId};
+use crate::decision::{Decision, WhyClaim, WhyYield};
+use crate::event::Probe;
+use crate::health::{Fitness, PROBE_TIMEOUT, Reason};
+use crate::lease::{Asked, Tally, Voter, next_epoch, usable};
+use crate::peer::{Own, Peer};
+use crate::plant::{Bug, Planted};
+use crate::time::Time;
+use crate::wire::{Claim, VipKey, VipReport};
+
+/// Lifetime of the address in the kernel: the fence against a supervisor that hangs. Whole seconds, as the kernel counts them.
+pub const FENCE: Duration = Duration::from_secs(2);
+/// How often the owner renews it.
+pub const FENCE_RENEWAL: Duration = Duration::from_millis(500);
+/// When a failed address command is tried again.
+pub const ADDRESS_RETRY: Duration = Duration::from_millis(100);
+/// So many failures in a row make the node unfit.
+pub const ADDRESS_TRIES: u32 = 3;
+/// Announcements after a change of owner, counted from it (RFC 5227 asks for two; more cost nothing and heal lost ones).
+pub const ANNOUNCE_AT: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+];
+/// Announcements in rest.
+pub const ANNOUNCE_EVERY: Duration = Duration::from_secs(30);
+/// The least time between two announcements that conflicts lead to.
+pub const ANNOUNCE_GAP: Duration = Duration::from_millis(50);
+/// Whoever gave a VIP up lets others go first for so long.
+pub const HOLD_OFF: Duration = Duration::from_secs(1);
+/// The old owner still answers for the VIP so long after its named successor owns it, or until it hears that announced.
+pub const HAND_OVER_LINGER: Duration = Duration::from_millis(50);
+/// A node is alone when it has heard nobody for so long, or for three leases if that is longer.
+pub const LONE_AFTER: Duration = Duration::from_millis(300);
+/// A lone survivor that found somebody answering for the VIP asks again after so long, plus as much again for each node before
+/// it in the document, so that two of them do not ask at once.
+pub const LONE_RETRY: Duration = Duration::from_millis(1000);
+
+/// Everything outside the VIP that its decisions depend on.
+pub struct View<'a> {
+    /// Now.
+    pub now: Time,
+    /// This node's place in the exchange of heartbeats.
+    pub own: Own,
+    /// Nodes in the set.
+    pub nodes: usize,
+    /// The others; the entry of this node is not used.
+    pub peers: &'a [Peer],
+    /// This node's fitness.
+    pub fitness: Fitness,
+    /// Since when it is fit.
+    pub fit_since: Option<Time>,
+    /// Time between two heartbeats.
+    pub heartbeat: Duration,
+    /// The lease in force.
+    pub lease: Duration,
+    /// Epochs below are covered by the disk.
+    pub ceiling: u64,
+    /// Policy for a lone survivor.
+    pub lone: Lone,
+    /// When a VIP returns to its preferred node.
+    pub rebalance_after: Option<Duration>,
+    /// Since when nothing authentic was heard of any other node.
+    pub alone_since: Time,
+    /// When the gateway last answered.
+    pub gateway_at: Option<Time>,
+    /// The gateway has stopped to answer.
+    pub gateway_lost: bool,
+    /// The loop stood still just now.
+    pub gap: bool,
+    /// Planted bugs.
+    pub planted: Planted,
+}
+
+impl View<'_> {
+    fn majority(&self) -> usize {
+        self.nodes / 2 + 1
+    }
+
+    fn others(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
+        let me = self.own.me;
+        (0..self.nodes as u8).map(NodeId).filter(move |n| *n != me).map(|n| (n, &self.peers[n.0 as usize]))
+    }
+
+    /// Others that live and hear us: with these a majority can be made.
+    fn partners(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
+        self.others().filter(|(_, p)| p.hears_us(self.own, self.planted))
+    }
+}
+
+/// One VIP.
+#[derive(Clone, Debug)]
+pub struct Vip {
+    id: VipId,
+    key: VipKey,
+    prefer: NodeId,
+    voter: Voter,
+    role: Role,
+    tally: Tally,
+    lone: Option<u64>,
+    lone_probe: LoneProbe,
+    successor: Option<(NodeId, Time)>,
+    linger_until: Option<Time>,
+    handed_to: Option<NodeId>,
+    hold_off_until: Time,
+    vacant_since: Option<Time>,
+    last_owner: Option<NodeId>,
+    owned_since: Time,
+    address: Address,
+    announce: Announce,
+    conflict_logged: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Idle,
+    Asking { epoch: u64, since: Time },
+    /// `first` is the epoch that the majority was won with; an owner may raise it without losing anything.
+    Owner { first: u64, epoch: u64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LoneProbe {
+    Idle,
+    Asked,
+    Free(Time),
+    WaitUntil(Time),
+}
+
+/// The address on the interface: what was asked for last, and when to ask again.
+#[derive(Clone, Copy, Debug)]
+struct Address {
+    asked: Option<bool>,
+    due: Time,
+    failures: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Announce {
+    index: usize,
+    start: Time,
+    next: Option<Time>,
+    last: Option<Time>,
+}
+
+impl Announce {
+    fn restart(&mut self, now: Time) {
+        let earliest = self.last.map_or(now, |last| last + ANNOUNCE_GAP);
+        *self = Announce { index: 0, start: now, next: Some(now.max(earliest)), last: self.last };
+    }
+}
+
+impl Vip {
+    /// A VIP at the start of the supervisor.
+    pub fn new(id: VipId, name: &str, prefer: NodeId, seen: u64, now: Time, quiet_until: Time) -> Vip {
+        Vip {
+            id,
+            key: VipKey::of(name),
+            prefer,
+            voter: Voter::new(seen, quiet_until),
+            role: Role::Idle,
+            tally: Tally::new(),
+            lone: None,
+            lone_probe: LoneProbe::Idle,
+            successor: None,
+            linger_until: None,
+            handed_to: None,
+            hold_off_until: now,
+            vacant_since: None,
+            last_owner: None,
+            owned_since: now,
+            address: Address { asked: None, due: quiet_until, failures: 0 },
+            announce: Announce { index: 0, start: now, next: None, last: None },
+            conflict_logged: None,
+        }
+    }
+
+    /// Its key on the wire.
+    pub fn key(&self) -> VipKey {
+        self.key
+    }
+
+    /// The highest epoch seen.
+    pub fn seen(&self) -> u64 {
+        self.voter.seen()
+    }
+
+    /// The epoch of this node's ownership by majority, while its lease runs.
+    pub fn owned(&self, now: Time, majority: usize) -> Option<u64> {
+        match self.role {
+            Role::Owner { epoch, .. } if self.tally.end(majority).is_none_or(|end| now < end) => Some(epoch),
+            _ => None,
+        }
+    }
+
+    /// The epoch of this node's ownership as a lone survivor.
+    pub fn lone(&self) -> Option<u64> {
+        self.lone
+    }
+
+    /// When the lease ends; `None` when this node does not own the VIP or is a majority by itself.
+    pub fn lease_end(&self, majority: usize) -> Option<Time> {
+        matches!(self.role, Role::Owner { .. }).then(|| self.tally.end(majority)).flatten()
+    }
+
+    /// Who owned it last, as far as this node knows.
+    pub fn last_owner(&self) -> Option<NodeId> {
+        self.last_owner
+    }
+
+    /// This node's part in the VIP, for its heartbeat.
+    pub fn report(&self, now: Time, majority: usize) -> VipReport {
+        let claim = match self.role {
+            Role::Idle => None,
+            Role::Asking { epoch, .. } => Some(Claim { epoch, held: false }),
+            Role::Owner { epoch, .. } => Some(Claim { epoch, held: self.owned(now, majority).is_some() }),
+        };
+        VipReport {
+            vip: self.key,
+            seen: self.voter.seen(),
+            claim,
+            grant: self.voter.grant(now),
+            successor: self.successor.map(|(node, _)| node),
+        }
+    }
+
+    /// A believed heartbeat of a peer: votes, counts its vote, ends an ownership that is superseded.
+    ///
+    /// `sent` gives when our heartbeat of a counter was sent and the lease that it asked for.
+    pub fn hear(&mut self, v: &View, from: NodeId, sent: &dyn Fn(u64) -> Option<(Time, Duration)>, out: &mut Vec<Command>) {
+        let peer = &v.peers[from.0 as usize];
+        let (Some(said), Some(report)) = (peer.said(), peer.report(self.key).copied()) else {
+            self.voter.released_by(from);
+            return;
+        };
+        match report.claim {
+            None => self.voter.released_by(from),
+            Some(claim) => {
+                self.hear_claim(v, from, claim, out);
+                let asked = Asked { by: from, claim, lease: said.lease, session: said.session, counter: said.counter };
+                self.voter.consider(v.now, asked, v.ceiling, v.planted);
+            }
+        }
+        self.voter.observe(report.seen);
+        let base = match self.role {
+            Role::Idle => return,
+            Role::Asking { epoch, .. } => epoch,
+            Role::Owner { first, .. } => first,
+        };
+        if let Some(grant) = report.grant
+            && grant.owner == v.own.me
+            && grant.session == v.own.session
+            && grant.epoch >= base
+            && let Some((at, lease)) = sent(grant.counter)
+        {
+            let from_when = if v.planted.has(Bug::LeaseFromReceipt) { v.now } else { at };
+            self.tally.add(from, from_when + usable(lease, v.planted));
+        }
+    }
+
+    fn hear_claim(&mut self, v: &View, from: NodeId, claim: Claim, out: &mut Vec<Command>) {
+        let mine = match self.role {
+            Role::Idle => 0,
+            Role::Asking { epoch, .. } | Role::Owner { epoch, .. } => epoch,
+        };
+        if claim.epoch > mine && mine > 0 && !v.planted.has(Bug::IgnoreHigherEpoch) {
+            match self.role {
+                Role::Owner { .. } => self.give_up(v, Some(from), WhyYield::Superseded(from), out),
+                _ => self.withdraw(v),
+            }
+        }
+        if claim.held {
+            self.last_owner = Some(from);
+            // The successor has only just asked its kernel for the address; until that is done we still answer for it.
+            let planned = self.handed_to == Some(from);
+            self.linger_until = self.linger_until.filter(|_| planned).map(|until| until.min(v.now + HAND_OVER_LINGER));
+            self.successor = None;
+            if self.address.asked.is_none() {
+                self.address.due = v.now;
+            }
+            if let Some(epoch) = self.lone.take() {
+                self.log(v, out, Decision::Yield { vip: self.id, epoch, to: Some(from), why: WhyYield::Rejoined(from) });
+            }
+        }
+    }
+
+    /// Looks at the world and the clock again. Returns the next time at which that is needed.
+    pub fn advance(&mut self, v: &View, out: &mut Vec<Command>) -> Time {
+        self.keep_or_lose(v, out);
+        self.ask(v, out);
+        self.survive(v, out);
+        self.place(v, out);
+        self.wake(v)
+    }
+
+    /// The owner's side: win, lose, hand over.
+    fn keep_or_lose(&mut self, v: &View, out: &mut Vec<Command>) {
+        let end = self.tally.end(v.majority());
+        let counts = end.is_none_or(|end| v.now < end);
+        match self.role {
+            Role::Asking { epoch, .. } if counts => {
+                self.role = Role::Owner { first: epoch, epoch };
+                self.lone = None;
+                self.owned_since = v.now;
+                self.last_owner = Some(v.own.me);
+                self.address.asked = None;
+                self.announce.restart(v.now);
+                self.log(v, out, Decision::Own { vip: self.id, epoch, lone: false });
+            }
+            Role::Asking { since, .. } if v.now.since(since) >= v.lease * 2 => {
+                self.withdraw(v);
+                self.hold_off_until = v.now + v.heartbeat * (1 + u32::from(v.own.me.0));
+            }
+            Role::Owner { .. } if !counts => {
+                let why = if v.gap { WhyYield::Gap } else { WhyYield::Expired };
+                self.give_up(v, None, why, out);
+                self.hold_off_until = v.now;
+            }
+            Role::Owner { first, epoch } => {
+                if epoch < self.voter.seen() {
+                    let raised = next_epoch(self.voter.seen(), v.own.me);
+                    if raised < v.ceiling {
+                        self.voter.vote_for_self(v.now, v.own.me, v.own.session, raised);
+                        self.role = Role::Owner { first, epoch: raised };
+                    }
+                }
+                if let Some((to, why)) = self.reason_to_yield(v) {
+                    self.hand_over(v, to, why, out);
+                }
+            }
+            _ => {}
+        }
+        if self.successor.is_some_and(|(_, until)| v.now >= until) {
+            self.successor = None;
+        }
+    }
+
+    fn reason_to_yield(&self, v: &View) -> Option<(Option<NodeId>, WhyYield)> {
+        let best = v.partners().filter(|(_, p)| p.fitness() == Some(Fitness::Fit)).min_by_key(|(n, p)| self.rank(v, *n, p));
+        let best = best.map(|(n, _)| n);
+        match v.fitness {
+            Fitness::Unfit(_) if v.planted.has(Bug::KeepUnfit) => None,
+            Fitness::Unfit(reason) => Some((best, WhyYield::Fitness(reason))),
+            Fitness::Degraded(reason) => best.map(|to| (Some(to), WhyYield::Fitness(reason))),
+            Fitness::Fit => {
+                let preferred = best.filter(|n| *n == self.prefer)?;
+                let since = v.peers[preferred.0 as usize].fit_since?;
+                // Only a node that has come back since: what an operator has moved away from a healthy node stays where it is.
+                let back = since > self.owned_since && v.now.since(since) >= v.rebalance_after?;
+                back.then_some((best, WhyYield::Rebalanced))
+            }
+        }
+    }
+
+    /// Ends this node's ownership in favour of `to`, which may ask at once.
+    pub fn hand_over(&mut self, v: &View, to: Option<NodeId>, why: WhyYield, out: &mut Vec<Command>) {
+        self.give_up(v, to, why, out);
+        self.handed_to = to;
+        self.successor = to.map(|node| (node, v.now + HOLD_OFF));
+    }
+
+    fn give_up(&mut self, v: &View, to: Option<NodeId>, why: WhyYield, out: &mut Vec<Command>) {
+        let Role::Owner { epoch, .. } = self.role else { return };
+        self.log(v, out, Decision::Yield { vip: self.id, epoch, to, why });
+        self.withdraw(v);
+        self.handed_to = None;
+        self.hold_off_until = v.now + HOLD_OFF;
+        if !v.planted.has(Bug::BreakBeforeMake) {
+            self.linger_until = Some(v.now + v.lease);
+        }
+    }
+
+    fn withdraw(&mut self, v: &View) {
+        self.role = Role::Idle;
+        self.tally = Tally::new();
+        self.voter.released_by(v.own.me);
+        self.vacant_since = None;
+    }
+
+    /// The claimant's side: whose turn is it?
+    fn ask(&mut self, v: &View, out: &mut Vec<Command>) {
+        if self.role != Role::Idle {
+            return;
+        }
+        let free = |p: &Peer| {
+            p.report(self.key).is_none_or(|r| r.claim.is_none() && r.grant.is_none_or(|g| g.owner == v.own.me))
+        };
+        let votes = 1 + v.partners().filter(|(_, p)| free(p)).count();
+        let possible = !matches!(v.fitness, Fitness::Unfit(_))
+            && self.voter.may_vote(v.now, v.planted)
+            && self.voter.grant(v.now).is_none()
+            && votes >= v.majority();
+        if !possible {
+            self.vacant_since = None;
+            return;
+        }
+        let since = *self.vacant_since.get_or_insert(v.now);
+        let epoch = next_epoch(self.voter.seen(), v.own.me);
+        if v.now < self.ask_at(v, since) || epoch >= v.ceiling {
+            return;
+        }
+        let named_by = v.partners().find(|(_, p)| p.report(self.key).is_some_and(|r| r.successor == Some(v.own.me)));
+        let why = match (named_by, self.last_owner.filter(|n| *n != v.own.me)) {
+            (Some((by, _)), _) => WhyClaim::Named(by),
+            (None, Some(owner)) => WhyClaim::Expired(owner),
+            (None, None) => WhyClaim::Vacant,
+        };
+        self.voter.vote_for_self(v.now, v.own.me, v.own.session, epoch);
+        self.role = Role::Asking { epoch, since: v.now };
+        self.tally = Tally::new();
+        self.log(v, out, Decision::Claim { vip: self.id, epoch, why });
+        self.keep_or_lose(v, out);
+    }
+
+    /// Better candidates go first; each gets the time of a heartbeat.
+    fn ask_at(&self, v: &View, since: Time) -> Time {
+        let mine = (
+            !self.named(v, v.own.me),
+            v.fitness.level(),
+            v.now < self.hold_off_until,
+            self.distance(v, v.own.me),
+        );
+        let before = v.partners().filter(|(n, p)| self.rank(v, *n, p) < mine).count();
+        since + v.heartbeat * before as u32
+    }
+
+    /// Orders candidates, the best first: named by the last owner, fitter, not the one who has just given it up, nearer to the preferred.
+    fn rank(&self, v: &View, node: NodeId, peer: &Peer) -> (bool, u8, bool, u8) {
+        let yielded = peer.report(self.key).is_some_and(|r| r.successor.is_some());
+        let level = peer.fitness().map_or(u8::MAX, Fitness::level);
+        (!self.named(v, node), level, yielded, self.distance(v, node))
+    }
+
+    fn named(&self, v: &View, node: NodeId) -> bool {
+        v.partners().any(|(_, p)| p.report(self.key).is_some_and(|r| r.successor == Some(node)))
+    }
+
+    fn distance(&self, v: &View, node: NodeId) -> u8 {
+        let nodes = v.nodes as u8;
+        (node.0 + nodes - self.prefer.0) % nodes
+    }
+
+    /// The lone survivor: all others gone, the gateway answers, nobody answers for the VIP.
+    fn survive(&mut self, v: &View, out: &mut Vec<Command>) {
+        let unable = match v.fitness {
+            Fitness::Unfit(reason) => Some(reason),
+            _ => v.gateway_lost.then_some(Reason::GatewayLost),
+        };
+        if let (Some(epoch), Some(reason)) = (self.lone, unable) {
+            self.lone = None;
+            self.log(v, out, Decision::Yield { vip: self.id, epoch, to: None, why: WhyYield::Fitness(reason) });
+        }
+        // Only an answer to a probe that was sent after the others fell silent proves that this node is not cut off itself.
+        let gateway = v.gateway_at.is_some_and(|at| at >= v.alone_since + PROBE_TIMEOUT);
+        let alone = v.nodes > 1
+            && v.now >= v.alone_since + LONE_AFTER.max(v.lease * 3)
+            && self.voter.may_vote(v.now, v.planted)
+            && v.lone == Lone::Serve
+            && gateway
+            && unable.is_none();
+        if !alone || self.lone.is_some() || !matches!(self.role, Role::Idle | Role::Asking { .. }) {
+            if !alone && !matches!(self.lone_probe, LoneProbe::Asked) {
+                self.lone_probe = LoneProbe::Idle;
+            }
+            return;
+        }
+        if v.planted.has(Bug::LoneWithoutProbe) {
+            self.lone_probe = LoneProbe::Free(v.now);
+        }
+        match self.lone_probe {
+            LoneProbe::Free(at) if v.now.since(at) <= v.lease => {
+                let epoch = next_epoch(self.voter.seen(), v.own.me);
+                if epoch >= v.ceiling {
+                    return;
+                }
+                self.voter.observe(epoch);
+                self.lone = Some(epoch);
+                self.lone_probe = LoneProbe::Idle;
+                self.address.asked = None;
+                self.announce.restart(v.now);
+                self.log(v, out, Decision::Claim { vip: self.id, epoch, why: WhyClaim::Lone });
+                self.log(v, out, Decision::Own { vip: self.id, epoch, lone: true });
+            }
+            LoneProbe::WaitUntil(until) if v.now < until => {}
+            LoneProbe::Asked => {}
+            _ => {
+                self.lone_probe = LoneProbe::Asked;
+                out.push(Command::Probe(Probe::Vip(self.id)));
+            }
+        }
+    }
+
+    /// The answer to [`Probe::Vip`].
+    pub fn probed(&mut self, v: &View, answered: bool) {
+        self.lone_probe = if answered {
+            LoneProbe::WaitUntil(v.now + LONE_RETRY * (1 + u32::from(v.own.me.0)))
+        } else {
+            LoneProbe::Free(v.now)
+        };
+    }
+
+    /// Somebody else claims the VIP: an owner says so again at once; a lone survivor gives way.
+    pub fn conflict(&mut self, v: &View, mac: [u8; 6], out: &mut Vec<Command>) {
+        if let Some(epoch) = self.lone.take() {
+            self.lone_probe = LoneProbe::WaitUntil(v.now + LONE_RETRY * (1 + u32::from(v.own.me.0)));
+            self.log(v, out, Decision::Conflict { vip: self.id, mac });
+            self.log(v, out, Decision::Yield { vip: self.id, epoch, to: None, why: WhyYield::Conflict });
+            return;
+        }
+        if self.owned(v.now, v.majority()).is_none() {
+            // The successor has announced itself: it answers from now on.
+            self.linger_until = self.linger_until.filter(|_| self.handed_to.is_none());
+            return;
+        }
+        if v.planted.has(Bug::NoReannounce) {
+            return;
+        }
+        self.announce.restart(v.now);
+        if self.conflict_logged.is_none_or(|at| v.now.since(at) >= Duration::from_secs(1)) {
+            self.conflict_logged = Some(v.now);
+            self.log(v, out, Decision::Conflict { vip: self.id, mac });
+        }
+    }
+
+    /// Something has changed on the link, a peer or a carrier came back: whoever owns the VIP says so again.
+    pub fn announce_again(&mut self, now: Time) {
+        self.announce.restart(now);
+    }
+
+    /// The carrier came back: the kernel may have lost the address.
+    pub fn place_again(&mut self, now: Time) {
+        if self.address.asked == Some(true) {
+            self.address.asked = None;
+            self.address.due = now;
+        }
+        self.announce.restart(now);
+    }
+
+    /// The answer to a command about the address. Returns whether the address works, when that is decided.
+    pub fn address_done(&mut self, now: Time, held: bool, ok: bool) -> Option<bool> {
+        if ok {
+            if held {
+                self.address.failures = 0;
+                return Some(true);
+            }
+            return None;
+        }
+        self.address.due = now + ADDRESS_RETRY;
+        if held {
+            self.address.failures += 1;
+            return (self.address.failures >= ADDRESS_TRIES).then_some(false);
+        }
+        self.address.asked = None;
+        None
+    }
+
+    /// Has the address where it belongs, and announced.
+    fn place(&mut self, v: &View, out: &mut Vec<Command>) {
+        if self.linger_until.is_some_and(|until| v.now >= until) {
+            self.linger_until = None;
+        }
+        let owned = matches!(self.role, Role::Owner { .. }) || self.lone.is_some();
+        if owned {
+            if self.address.asked != Some(true) || v.now >= self.address.due {
+                self.address.asked = Some(true);
+                self.address.due = v.now + FENCE_RENEWAL;
+                out.push(Command::Hold { vip: self.id, lifetime: FENCE });
+            }
+            if let Some(next) = self.announce.next
+                && v.now >= next
+            {
+                out.push(Command::Announce { vip: self.id });
+                let a = &mut self.announce;
+                a.last = Some(v.now);
+                a.index += 1;
+                a.next = Some(match ANNOUNCE_AT.get(a.index) {
+                    Some(after) => (a.start + *after).max(v.now + ANNOUNCE_GAP),
+                    None => v.now + ANNOUNCE_EVERY,
+                });
+            }
+        } else if self.linger_until.is_none() {
+            let due = match self.address.asked {
+                Some(false) => false,
+                Some(true) => true,
+                None => v.now >= self.address.due,
+            };
+            if due {
+                self.address.asked = Some(false);
+                out.push(Command::Release { vip: self.id });
+            }
+        }
+    }
+
+    fn wake(&self, v: &View) -> Time {
+        let owned = matches!(self.role, Role::Owner { .. }) || self.lone.is_some();
+        let candidates = [
+            self.lease_end(v.majority()),
+            self.voter.expiry(),
+            match self.role {
+                Role::Asking { since, .. } => Some(since + v.lease * 2),
+                _ => None,
+            },
+            self.vacant_since.map(|since| self.ask_at(v, since)),
+            self.linger_until,
+            self.successor.map(|(_, until)| until),
+            (owned || self.address.asked.is_none()).then_some(self.address.due),
+            self.announce.next.filter(|_| owned),
+            match self.lone_probe {
+                LoneProbe::WaitUntil(until) => Some(until),
+                _ => None,
+            },
+        ];
+        // What is due already but not done waits for an event, not for the clock.
+        candidates.into_iter().flatten().filter(|t| *t > v.now).min().unwrap_or(v.now + ANNOUNCE_EVERY)
+    }
+
+    fn log(&self, v: &View, out: &mut Vec<Command>, decision: Decision) {
+        if !v.planted.has(Bug::Silent) {
+            out.push(Command::Log(decision));
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The node's own test of its HAProxy: a real HTTP request through the VIP on `lo`.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use trilith_core::command::Command;
+use trilith_core::config::Settings;
+use trilith_core::event::{Event, Probe};
+use trilith_core::health::PROBE_TIMEOUT;
+
+use crate::haproxy::{FRONT_PATH, FRONT_PORT};
+
+/// How many commands may wait.
+const QUEUE: usize = 4;
+
+/// The running shell.
+pub struct Handle {
+    /// Takes [`Command::Probe`] of [`Probe::Front`].
+    pub commands: mpsc::Sender<Command>,
+}
+
+/// Starts to take commands. One probe runs at a time, so there is never more than one outstanding.
+pub fn start(settings: &Settings, events: mpsc::Sender<Event>) -> Handle {
+    let targets = targets(settings);
+    let (commands, mut queue) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        while let Some(command) = queue.recv().await {
+            match command {
+                Command::Probe(Probe::Front) => {
+                    let answered = all_answer(&targets).await;
+                    if events.send(Event::Probed { probe: Probe::Front, answered }).await.is_err() {
+                        return;
+                    }
+                }
+                other => tracing::error!(?other, "not a command for the front"),
+            }
+        }
+    });
+    Handle { commands }
+}
+
+/// The first VIP of each family: HAProxy's threads serve all, so more would only cost more.
+fn targets(settings: &Settings) -> Vec<SocketAddr> {
+    let first = |v4| settings.vips.iter().map(|vip| vip.address).find(|ip| ip.is_ipv4() == v4);
+    [first(true), first(false)].into_iter().flatten().map(|address| SocketAddr::new(address, FRONT_PORT)).collect()
+}
+
+/// Whether each answers in time. They are asked one after the other, but share the time.
+async fn all_answer(targets: &[SocketAddr]) -> bool {
+    let all = async {
+        for &target in targets {
+            if !answers(target).await.unwrap_or(false) {
+                return false;
+            }
+        }
+        true
+    };
+    timeout(PROBE_TIMEOUT, all).await.unwrap_or(false)
+}
+
+/// A new connection each time, because to accept one is what HAProxy must be able to do.
+async fn answers(target: SocketAddr) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(target).await?;
+    let request = format!("GET {FRONT_PATH} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut status = [0; b"HTTP/1.1 200 ".len()];
+    stream.read_exact(&mut status).await?;
+    Ok(status.starts_with(b"HTTP/1.") && status.ends_with(b" 200 "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::haproxy::testing;
+
+    #[tokio::test]
+    async fn only_a_proper_200_in_time_is_an_answer() {
+        for (reply, expected) in [
+            (Some("HTTP/1.1 200 OK\r\n\r\n"), true),
+            (Some("HTTP/1.0 200 OK\r\n\r\n"), true),
+            (Some("HTTP/1.1 503 Service Unavailable\r\n\r\n"), false),
+            (Some("HTTP/1.1 200"), false),
+            (Some("SSH-2.0-OpenSSH_9.2p1 200 \r\n"), false),
+            (None, false),
+        ] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let target = listener.local_addr().unwrap();
+            let server = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                match reply {
+                    Some(reply) => {
+                        let _ = stream.read(&mut [0; 1024]).await;
+                        stream.write_all(reply.as_bytes()).await.unwrap();
+                    }
+                    None => std::future::pending().await,
+                }
+            });
+            assert_eq!(all_answer(&[target]).await, expected, "{reply:?}");
+            server.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_no_answer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap();
+        drop(listener);
+        assert!(!all_answer(&[target]).await);
+    }
+
+    #[tokio::test]
+    async fn a_real_haproxy_answers_its_own_node_only_and_not_while_it_hangs() {
+        let Some(root) =
+            testing::inside("front::tests::a_real_haproxy_answers_its_own_node_only_and_not_while_it_hangs")
+        else {
+            return;
+        };
+        let settings = testing::plain_settings();
+        testing::install(&root, &settings);
+        let (events, mut received) = mpsc::channel(4);
+        let handle = start(&settings, events);
+        let mut ask = async || {
+            handle.commands.send(Command::Probe(Probe::Front)).await.unwrap();
+            let Some(Event::Probed { probe: Probe::Front, answered }) = received.recv().await else {
+                panic!("a probe is answered");
+            };
+            answered
+        };
+        assert!(!ask().await, "before HAProxy runs");
+        let proxy = testing::Proxy::start(&root).await;
+        let began = Instant::now();
+        assert!(ask().await, "HAProxy runs");
+        println!("the front answers in {:?}", began.elapsed());
+        let stranger = tokio::net::TcpSocket::new_v4().unwrap();
+        stranger.bind("10.77.0.12:0".parse().unwrap()).unwrap();
+        let mut stranger = stranger.connect("10.77.0.10:9909".parse().unwrap()).await.unwrap();
+        let _ = stranger.write_all(b"GET /trilith/front HTTP/1.0\r\n\r\n").await;
+        let mut heard = Vec::new();
+        let _ = stranger.read_to_end(&mut heard).await;
+        assert!(heard.is_empty(), "another node is answered");
+        proxy.signal("STOP");
+        let began = Instant::now();
+        assert!(!ask().await, "HAProxy hangs");
+        assert!(began.elapsed() < 2 * PROBE_TIMEOUT);
+        proxy.signal("CONT");
+        assert!(ask().await, "HAProxy goes on");
+        proxy.kill();
+        assert!(!ask().await, "HAProxy is dead");
+    }
+}

@@ -1,0 +1,306 @@
+//! HAProxy: its configuration on disk, what has loaded it, and the state of every node's backends in it.
+//!
+//! HAProxy is a unit of its own that outlives the supervisor, and systemd may start it anew at any moment. So nothing is
+//! assumed of it: the file always says what is wanted, node states included, and whenever HAProxy is seen to run, [`Shell::sync`]
+//! compares the mark of what it has loaded, reloads it if that is something else, and sets the states again.
+
+mod render;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+use trilith_core::command::{BackendState, Command, Deed};
+use trilith_core::config::{NodeId, Settings};
+use trilith_core::event::Event;
+use trilith_core::status::Flows;
+
+pub use render::{FRONT_PATH, FRONT_PORT};
+use socket::{Failure, Master};
+
+/// How many commands may wait.
+const QUEUE: usize = 64;
+/// How long `haproxy -c` may take; it takes 20 ms.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a HAProxy that has just started is tried…
+const START_TRIES: u32 = 100;
+/// …and after which pauses. There is nothing to wait for but the socket itself.
+const START_PAUSE: Duration = Duration::from_millis(10);
+
+/// The running shell.
+pub struct Handle {
+    /// Takes [`Command::Backend`].
+    pub commands: mpsc::Sender<Command>,
+    started: Arc<Notify>,
+    problem: Arc<Mutex<Option<String>>>,
+    master: Master,
+}
+
+impl Handle {
+    /// To be called at every [`Event::Unit`] that says that HAProxy is active: it may be a new one that knows nothing yet.
+    pub fn started(&self) {
+        self.started.notify_one();
+    }
+
+    /// What HAProxy counts now, except for `relayed`.
+    ///
+    /// # Errors
+    /// HAProxy does not run, or does not answer within a second.
+    pub async fn flows(&self) -> anyhow::Result<Flows> {
+        self.master.flows().await.map_err(|failure| match failure {
+            Failure::NotRunning => anyhow::anyhow!("HAProxy does not run"),
+            Failure::Failed(why) => anyhow::anyhow!(why),
+        })
+    }
+
+    /// What keeps HAProxy from running what the settings ask for, for `status`: one line.
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Writes and checks the configuration, brings a HAProxy that runs already up to date, and starts to take commands.
+///
+/// It does not start HAProxy. A configuration that HAProxy refuses does not replace the one on disk and is no error here,
+/// because the node still has its part in the set: [`Handle::problem`] tells.
+///
+/// # Errors
+/// The configuration cannot be written.
+pub async fn start(settings: Arc<Settings>, me: NodeId, events: mpsc::Sender<Event>) -> anyhow::Result<Handle> {
+    start_on(Installed::here(), settings, me, events).await
+}
+
+/// Where HAProxy is: on the node, or in the root tree that a test has at hand.
+struct Installed {
+    /// The program and its first arguments.
+    program: Vec<String>,
+    /// [`crate::paths::HAPROXY_DIR`] as this process sees it.
+    dir: PathBuf,
+}
+
+impl Installed {
+    fn here() -> Installed {
+        Installed { program: vec!["/usr/sbin/haproxy".to_owned()], dir: PathBuf::from(crate::paths::HAPROXY_DIR) }
+    }
+}
+
+async fn start_on(
+    installed: Installed,
+    settings: Arc<Settings>,
+    me: NodeId,
+    events: mpsc::Sender<Event>,
+) -> anyhow::Result<Handle> {
+    let (commands, queue) = mpsc::channel(QUEUE);
+    let mut shell = Shell {
+        mark: render::mark(&settings, me),
+        master: Master::at(&installed.dir.join("master.sock")),
+        installed,
+        settings,
+        me,
+        states: BTreeMap::new(),
+        refused: None,
+        problem: Arc::default(),
+    };
+    shell.adopt().await?;
+    let started = Arc::new(Notify::new());
+    let handle = Handle {
+        commands,
+        started: Arc::clone(&started),
+        problem: Arc::clone(&shell.problem),
+        master: shell.master.clone(),
+    };
+    tokio::spawn(shell.run(queue, started, events));
+    Ok(handle)
+}
+
+struct Shell {
+    installed: Installed,
+    settings: Arc<Settings>,
+    me: NodeId,
+    mark: String,
+    master: Master,
+    /// What the core wants; a node that it has not named is ready.
+    states: BTreeMap<NodeId, BackendState>,
+    /// Why `haproxy -c` refused the configuration; the file on disk is then an older one.
+    refused: Option<String>,
+    problem: Arc<Mutex<Option<String>>>,
+}
+
+impl Shell {
+    async fn run(mut self, mut queue: mpsc::Receiver<Command>, started: Arc<Notify>, events: mpsc::Sender<Event>) {
+        loop {
+            tokio::select! {
+                // A HAProxy that has just started is brought up to date before it is told anything new.
+                biased;
+                () = started.notified() => self.sync_started().await,
+                command = queue.recv() => match command {
+                    Some(Command::Backend { node, state }) => {
+                        let result = self.set(node, state).await;
+                        let done = Event::Done { deed: Deed::Backend(node), result };
+                        if events.send(done).await.is_err() {
+                            return;
+                        }
+                    }
+                    Some(other) => tracing::error!(?other, "not a command for HAProxy"),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Makes the settings those on disk and in a HAProxy that runs.
+    async fn adopt(&mut self) -> anyhow::Result<()> {
+        let candidate = self.write_candidate()?;
+        // A HAProxy that runs it is the better judge, and costs no second process.
+        let loaded = self.master.description().await;
+        if loaded != Ok(Some(self.description())) {
+            self.refused = self.check().await.err();
+        }
+        match &self.refused {
+            None => self.install(&candidate)?,
+            Some(_) => fs::remove_file(&candidate).with_context(|| format!("cannot remove {}", candidate.display()))?,
+        }
+        match loaded {
+            Err(Failure::NotRunning) => self.report(Ok(())),
+            _ => self.sync_started().await,
+        }
+        Ok(())
+    }
+
+    /// [`Shell::sync`] with a HAProxy that is said to run: systemd says so a moment before its master listens.
+    async fn sync_started(&mut self) {
+        let mut result = self.sync().await;
+        for _ in 0..START_TRIES {
+            if result != Err(Failure::NotRunning) {
+                break;
+            }
+            tokio::time::sleep(START_PAUSE).await;
+            result = self.sync().await;
+        }
+        self.report(result);
+    }
+
+    /// Brings a HAProxy that runs to the wanted configuration and states; one that does not run reads them when it starts.
+    async fn sync(&self) -> Result<(), Failure> {
+        let loaded = self.master.description().await?;
+        if self.refused.is_none() && loaded != Some(self.description()) {
+            self.master.reload().await?;
+        }
+        self.apply((0..).map(NodeId).take(self.settings.nodes.len())).await
+    }
+
+    fn report(&self, result: Result<(), Failure>) {
+        let problem = self.refused.clone().or(match result {
+            Ok(()) | Err(Failure::NotRunning) => None,
+            Err(Failure::Failed(why)) => Some(why),
+        });
+        if let Some(why) = &problem {
+            tracing::error!("HAProxy does not run what the settings ask for: {why}");
+        }
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
+    async fn set(&mut self, node: NodeId, state: BackendState) -> Result<(), String> {
+        if usize::from(node.0) >= self.settings.nodes.len() {
+            return Err(format!("no node {} in the settings", node.0));
+        }
+        self.states.insert(node, state);
+        if self.refused.is_none() {
+            self.write_candidate()
+                .and_then(|candidate| self.install(&candidate))
+                .map_err(|error| format!("{error:#}"))?;
+        }
+        match self.apply(std::iter::once(node)).await {
+            Ok(()) | Err(Failure::NotRunning) => Ok(()),
+            Err(Failure::Failed(why)) => Err(why),
+        }
+    }
+
+    async fn apply(&self, nodes: impl Iterator<Item = NodeId>) -> Result<(), Failure> {
+        let mut states = Vec::new();
+        let mut ends = Vec::new();
+        for id in nodes {
+            let name = &self.settings.nodes[usize::from(id.0)].name;
+            let state = self.states.get(&id).copied().unwrap_or(BackendState::Ready);
+            let word = match state {
+                BackendState::Ready => "ready",
+                BackendState::Drain => "drain",
+                BackendState::Down => "maint",
+            };
+            for service in &self.settings.services {
+                let server = format!("{}/{name}", render::backend(service));
+                states.push(format!("set server {server} state {word}"));
+                if state == BackendState::Down {
+                    // Nobody is there to end them; their clients would wait for a timeout of minutes.
+                    ends.push(format!("shutdown sessions server {server}"));
+                }
+            }
+        }
+        self.master.run(&states).await?;
+        self.master.run(&ends).await
+    }
+
+    fn description(&self) -> String {
+        format!("trilith {}", self.mark)
+    }
+
+    /// Writes the configuration beside HAProxy's directory, whose owner, HAProxy, could put another file in its place
+    /// before it is checked with the supervisor's privileges.
+    fn write_candidate(&self) -> anyhow::Result<PathBuf> {
+        let path = self.installed.dir.with_file_name(CANDIDATE);
+        let text = render::render(&self.settings, self.me, &self.states);
+        let write = || -> std::io::Result<()> {
+            let mut file = fs::File::create(&path)?;
+            // HAProxy reads it as another user, whatever the umask.
+            file.set_permissions(fs::Permissions::from_mode(0o644))?;
+            file.write_all(text.as_bytes())
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn install(&self, candidate: &PathBuf) -> anyhow::Result<()> {
+        let target = self.installed.dir.join("haproxy.cfg");
+        fs::rename(candidate, &target)
+            .with_context(|| format!("cannot move {} to {}", candidate.display(), target.display()))
+    }
+
+    /// Has HAProxy judge the candidate.
+    async fn check(&self) -> Result<(), String> {
+        let candidate = PathBuf::from(crate::paths::HAPROXY_DIR).with_file_name(CANDIDATE);
+        let program = &self.installed.program;
+        let output = tokio::process::Command::new(&program[0])
+            .args(&program[1..])
+            .args(["-c", "-f"])
+            .arg(&candidate)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        match timeout(CHECK_TIMEOUT, output).await {
+            Ok(Ok(output)) if output.status.success() => Ok(()),
+            Ok(Ok(output)) => Err(format!(
+                "HAProxy refuses its configuration: {}",
+                socket::alerts(&String::from_utf8_lossy(&output.stderr))
+            )),
+            Ok(Err(error)) => Err(format!("cannot run {}: {error}", program.join(" "))),
+            Err(_) => Err(format!("{} -c did not end within {CHECK_TIMEOUT:?}", program.join(" "))),
+        }
+    }
+}
+
+/// Name of the configuration that is not in force yet.
+const CANDIDATE: &str = "haproxy.cfg.new";
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! The shell with a real HAProxy.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::testing::{Proxy, get, inside, instance, plain_settings, settings};
+use super::*;
+
+#[tokio::test]
+async fn haproxy_itself_accepts_what_is_rendered() {
+    let Some(root) = inside("haproxy::tests::haproxy_itself_accepts_what_is_rendered") else {
+        return;
+    };
+    // A certificate of a minute, made for this: none is worth keeping.
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-subj", "/CN=test", "-days", "1", "-keyout", "-", "-out", "-"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    fs::write(root.join("run/secure.pem"), made.stdout).unwrap();
+    let mut settings = settings();
+    settings.services[1].tls_certificate = Some("/run/secure.pem".to_owned());
+    settings.services.push(settings.services[0].clone());
+    let odd = settings.services.last_mut().unwrap();
+    (odd.name, odd.port) = ("odd".to_owned(), 81);
+    odd.health = trilith_core::config::Health::Get { path: "/a'b#$x%20\"".to_owned() };
+    settings.nodes[2].address = "fd77::13".parse().unwrap();
+    let (handle, _events) = start(&root, settings).await;
+    assert_eq!(handle.problem(), None);
+}
+
+#[tokio::test]
+async fn states_and_configuration_hold_through_restart_reload_and_refusal() {
+    let Some(root) = inside("haproxy::tests::states_and_configuration_hold_through_restart_reload_and_refusal") else {
+        return;
+    };
+    for (name, address) in [("a", "10.77.0.11"), ("b", "10.77.0.12"), ("c", "10.77.0.13")] {
+        instance(name, &format!("{address}:8080")).await;
+    }
+    let echo = TcpListener::bind("10.77.0.11:9001").await.unwrap();
+    let (handle, mut events) = start(&root, plain_settings()).await;
+
+    // Commands are taken while HAProxy does not run, and are in force with its first request.
+    order(&handle, &mut events, 1, BackendState::Down).await;
+    let proxy = Proxy::start(&root).await;
+    assert_eq!(served().await, "ac");
+    handle.started();
+    let began = Instant::now();
+    order(&handle, &mut events, 1, BackendState::Ready).await;
+    println!("a state is set in {:?}", began.elapsed());
+    assert_eq!(served().await, "abc");
+    order(&handle, &mut events, 0, BackendState::Drain).await;
+    assert_eq!(states(&handle, "portal").await, ["DRAIN", "UP", "UP"]);
+    assert_eq!(served().await, "bc");
+    order(&handle, &mut events, 0, BackendState::Ready).await;
+
+    // Killed, started again by someone else: once more as wanted.
+    proxy.kill();
+    order(&handle, &mut events, 2, BackendState::Drain).await;
+    let proxy = Proxy::start(&root).await;
+    assert_eq!(served().await, "ab");
+    handle.started();
+    order(&handle, &mut events, 0, BackendState::Ready).await;
+    assert_eq!(states(&handle, "portal").await, ["UP", "UP", "DRAIN"]);
+
+    // Another configuration, while a connection lives on through the reload. The new shell knows of no drain yet.
+    let mut through = TcpStream::connect("10.77.0.10:9000").await.unwrap();
+    through.write_all(b"before").await.unwrap();
+    let mut served_by_a = loop {
+        // Health checks connect as well, and say nothing.
+        let (mut stream, _) = echo.accept().await.unwrap();
+        let mut text = [0; 6];
+        if stream.read_exact(&mut text).await.is_ok() {
+            assert_eq!(&text, b"before");
+            break stream;
+        }
+    };
+    let mut changed = plain_settings();
+    changed.services[0].port = 8000;
+    let (handle, mut events) = start(&root, changed.clone()).await;
+    assert_eq!(handle.problem(), None);
+    assert_eq!(get(80).await, None, "the old port is closed");
+    assert!(get(8000).await.is_some(), "the new port is open");
+    assert_eq!(states(&handle, "portal").await, ["UP", "UP", "UP"]);
+    through.write_all(b" after").await.unwrap();
+    let mut text = [0; 6];
+    served_by_a.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b" after");
+
+    // The same again needs no reload: a worker that is kept has kept its connections' count.
+    let before = handle.flows().await.unwrap().total;
+    let (handle_again, _) = start(&root, changed.clone()).await;
+    assert!(before > 0 && handle_again.flows().await.unwrap().total >= before);
+
+    // A configuration that HAProxy refuses changes nothing, and says why.
+    let mut broken = changed;
+    broken.services[0].tls_certificate = Some("/nowhere.pem".to_owned());
+    let (handle_broken, _) = start(&root, broken).await;
+    let problem = handle_broken.problem().unwrap();
+    assert!(problem.contains("'/nowhere.pem'"), "{problem}");
+    assert!(get(8000).await.is_some());
+
+    // A HAProxy that hangs fails the command in time, and the next one finds it awake.
+    proxy.signal("STOP");
+    handle.commands.send(Command::Backend { node: NodeId(1), state: BackendState::Down }).await.unwrap();
+    let Some(Event::Done { result: Err(why), .. }) = events.recv().await else {
+        panic!("a failure is an event");
+    };
+    assert!(why.contains("did not answer"), "{why}");
+    proxy.signal("CONT");
+    order(&handle, &mut events, 1, BackendState::Down).await;
+    assert_eq!(states(&handle, "portal").await, ["UP", "MAINT", "UP"]);
+
+    // Down ends what the node carried.
+    let mut carried = TcpStream::connect("10.77.0.10:9000").await.unwrap();
+    order(&handle, &mut events, 0, BackendState::Down).await;
+    let ended = timeout(Duration::from_secs(1), carried.read(&mut text)).await.expect("the end of the connection");
+    assert!(matches!(ended, Ok(0) | Err(_)));
+}
+
+async fn start(root: &Path, settings: Settings) -> (Handle, mpsc::Receiver<Event>) {
+    let (events, received) = mpsc::channel(16);
+    let installed = Installed {
+        program: vec!["chroot".to_owned(), root.display().to_string(), "/usr/sbin/haproxy".to_owned()],
+        dir: root.join(&crate::paths::HAPROXY_DIR[1..]),
+    };
+    let handle = start_on(installed, Arc::new(settings), NodeId(0), events).await.unwrap();
+    (handle, received)
+}
+
+async fn order(handle: &Handle, events: &mut mpsc::Receiver<Event>, node: u8, state: BackendState) {
+    let node = NodeId(node);
+    handle.commands.send(Command::Backend { node, state }).await.unwrap();
+    let done = Event::Done { deed: Deed::Backend(node), result: Ok(()) };
+    assert_eq!(events.recv().await, Some(done));
+}
+
+/// Who answers twelve requests, once each and sorted.
+async fn served() -> String {
+    let mut names = BTreeSet::new();
+    for _ in 0..12 {
+        names.insert(get(80).await.expect("an answer to every request"));
+    }
+    names.into_iter().collect()
+}
+
+/// HAProxy's word for each server of a service, without the `1/2` of one that is on trial.
+async fn states(handle: &Handle, service: &str) -> Vec<String> {
+    let rows = handle.flows().await.unwrap().backends.into_iter();
+    let word = |state: String| state.split(' ').next().unwrap_or_default().to_owned();
+    rows.filter(|row| row.service == service).map(|row| word(row.state)).collect()
+}

@@ -1,0 +1,287 @@
+//! The shell of the network on real kernels: three nodes and a client ([`lab`]).
+
+mod lab;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep, timeout};
+use trilith_core::command::{Command, Ring};
+use trilith_core::config::NodeId;
+use trilith_core::event::{Event, Probe};
+
+use super::{Kernel, LOOPBACK, Watch};
+use crate::neighbour::Neighbour;
+use crate::relay;
+use lab::{Connected, LIFETIME, Lab, PORT, Place, V4, V6, settings};
+
+#[tokio::test]
+async fn connections_live_on_while_both_vips_move() {
+    moves(1).await;
+}
+
+#[tokio::test]
+async fn connections_live_on_while_both_vips_move_and_every_handshake_is_a_syn_cookie() {
+    moves(2).await;
+}
+
+async fn moves(syncookies: u8) {
+    let mut lab = Lab::up().await;
+    for node in &lab.nodes {
+        node.place.run(&format!("sysctl -q net.ipv4.tcp_syncookies={syncookies}")).await;
+    }
+    lab.ring(&[0, 1, 2]).await;
+    lab.give(0).await;
+    let load = lab.load(25).await;
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(lab.relayed().await, 0, "a node knows its own connections, half-open ones and cookies");
+    for owner in [1, 2, 0, 2, 1, 0] {
+        sleep(Duration::from_millis(200)).await;
+        lab.hand_over(owner).await;
+    }
+    sleep(Duration::from_millis(200)).await;
+    let relayed: u64 = lab.relayed().await;
+    let seen = load.end().await;
+    assert_eq!((seen.broken, seen.refused), (0, 0), "{seen:?}");
+    assert!(seen.opened > 50 && relayed > 100, "{seen:?}, {relayed} packets relayed");
+    assert!(seen.stall < Duration::from_millis(250), "{seen:?}");
+}
+
+#[tokio::test]
+async fn connections_of_a_dead_node_are_reset_and_those_of_others_are_not() {
+    let mut lab = Lab::up().await;
+    lab.ring(&[0, 1, 2]).await;
+    lab.give(1).await;
+    let mut doomed = Vec::new();
+    for vip in ["10.77.0.10", "fd77::10"] {
+        let to = SocketAddr::new(vip.parse().unwrap(), PORT);
+        doomed.push(lab.client.on(Connected::open(to)).await.unwrap());
+    }
+    lab.hand_over(2).await;
+    let others = lab.load(5).await;
+    sleep(Duration::from_millis(100)).await;
+    lab.hand_over(0).await;
+    lab.cut(1, true).await;
+    lab.ring(&[0, 2]).await;
+    for connection in &mut doomed {
+        let error = connection.echo().await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "at the first packet");
+    }
+    let seen = others.end().await;
+    assert_eq!((seen.broken, seen.refused), (0, 0), "{seen:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_renewed_goes_by_itself_and_one_that_is_stays() {
+    let mut lab = Lab::up().await;
+    lab.ring(&[]).await;
+    let second = Duration::from_secs(1);
+    for vip in [V4, V6] {
+        lab.does(0, Command::Hold { vip, lifetime: second }).await.unwrap();
+        lab.does(1, Command::Hold { vip, lifetime: second }).await.unwrap();
+    }
+    let begin = Instant::now();
+    let mut gone = None;
+    while begin.elapsed() < Duration::from_millis(2500) {
+        sleep(Duration::from_millis(100)).await;
+        for vip in [V4, V6] {
+            lab.does(1, Command::Hold { vip, lifetime: Duration::from_secs(2) }).await.unwrap();
+        }
+        let shown = lab.nodes[0].place.run("ip address show dev eth0").await;
+        if gone.is_none() && !shown.contains("10.77.0.10/32") && !shown.contains("fd77::10/128") {
+            gone = Some(begin.elapsed());
+        }
+    }
+    let gone = gone.expect("both addresses have gone");
+    assert!(gone > Duration::from_millis(900) && gone < Duration::from_millis(2300), "{gone:?}");
+    let renewed = lab.nodes[1].place.run("ip address show dev eth0").await;
+    assert!(renewed.contains("10.77.0.10/32 scope host") && renewed.contains("fd77::10/128"), "{renewed}");
+    let kept = lab.nodes[0].place.run("ip address show dev lo").await;
+    assert!(kept.contains("10.77.0.10/32") && kept.contains("fd77::10/128"), "{kept}");
+    let refused = lab.does(0, Command::Announce { vip: V4 }).await.unwrap_err();
+    assert_eq!(refused, "10.77.0.10 is not announced: this node does not hold it");
+}
+
+#[tokio::test]
+async fn a_vip_is_never_the_source_address_and_comes_back_to_lo_when_somebody_removes_it() {
+    let mut lab = Lab::up().await;
+    lab.give(0).await;
+    let place = &lab.nodes[0].place;
+    for (to, from) in [("10.77.0.1", "src 10.77.0.11"), ("fd77::1", "src fd77::11"), ("10.77.0.10", "local 10.77.0.10")]
+    {
+        let route = place.run(&format!("ip route get {to}")).await;
+        assert!(route.contains(from), "{route}");
+    }
+    place.run("ip address del 10.77.0.10/32 dev lo").await;
+    place.run("ip address del fd77::10/128 dev lo").await;
+    sleep(Duration::from_millis(100)).await;
+    let shown = place.run("ip address show dev lo").await;
+    assert!(shown.contains("10.77.0.10/32") && shown.contains("fd77::10/128"), "{shown}");
+}
+
+#[tokio::test]
+async fn whoever_else_claims_a_vip_is_reported_and_a_vip_held_elsewhere_answers_a_probe() {
+    let mut lab = Lab::up().await;
+    lab.give(0).await;
+    for vip in [V4, V6] {
+        assert!(lab.probe(1, Probe::Vip(vip)).await, "the owner answers for {vip:?}");
+        lab.does(0, Command::Release { vip }).await.unwrap();
+        lab.does(0, Command::Release { vip }).await.unwrap();
+        assert!(!lab.probe(1, Probe::Vip(vip)).await, "nobody answers for {vip:?}");
+        lab.does(0, Command::Hold { vip, lifetime: LIFETIME }).await.unwrap();
+        assert!(!lab.probe(0, Probe::Vip(vip)).await, "a node does not hear itself for {vip:?}");
+    }
+    let other = lab.links(&lab.client).await["eth0"];
+    lab.client
+        .on(async move {
+            let neighbour = Neighbour::open(&[], true).unwrap();
+            for address in ["10.77.0.10", "fd77::10"] {
+                neighbour.announce(other, address.parse().unwrap()).unwrap();
+            }
+        })
+        .await;
+    let mut heard = BTreeSet::new();
+    while heard.len() < 2 {
+        if let Event::Conflict { vip, mac } = lab.nodes[0].event().await {
+            assert_eq!(mac, other.mac);
+            heard.insert(vip);
+        }
+    }
+}
+
+#[tokio::test]
+async fn icmp_errors_find_the_node_that_has_the_connection() {
+    let mut lab = Lab::up().await;
+    lab.ring(&[0, 1, 2]).await;
+    lab.give(0).await;
+    for (vip, complaints) in [("10.77.0.10", "1"), ("fd77::10", "2")] {
+        let to = SocketAddr::new(vip.parse().unwrap(), PORT);
+        let mut connection = lab.client.on(Connected::open(to)).await.unwrap();
+        let from = connection.0.local_addr().unwrap();
+        lab.hand_over(2).await;
+        lab.client.on(async move { complain(to, from) }).await;
+        sleep(Duration::from_millis(100)).await;
+        // It found the connection, but quotes a sequence number that this has never had: TCP's own protection (RFC 5927).
+        let counter = lab.nodes[0].place.run("nstat -az TcpExtOutOfWindowIcmps").await;
+        assert_eq!(counter.split_whitespace().nth(2), Some(complaints), "{counter}");
+        connection.echo().await.unwrap();
+        lab.hand_over(0).await;
+    }
+}
+
+/// Says that packets from `vip` to `client` have to be smaller: ICMP "fragmentation needed", ICMPv6 "packet too big".
+fn complain(vip: SocketAddr, client: SocketAddr) {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let mut ports = [0; 20];
+    ports[0..2].copy_from_slice(&vip.port().to_be_bytes());
+    ports[2..4].copy_from_slice(&client.port().to_be_bytes());
+    let (socket, packet) = match (vip.ip(), client.ip()) {
+        (IpAddr::V4(vip), IpAddr::V4(client)) => {
+            let mut packet = vec![3, 4, 0, 0, 0, 0];
+            packet.extend(1300u16.to_be_bytes());
+            packet.extend([0x45, 0, 5, 0xdc, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+            packet.extend(vip.octets().iter().chain(&client.octets()));
+            packet.extend(ports);
+            let words = packet.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+            let sum: u32 = words.sum();
+            let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+            packet[2..4].copy_from_slice(&sum.to_be_bytes());
+            (Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap(), packet)
+        }
+        (IpAddr::V6(vip), IpAddr::V6(client)) => {
+            let mut packet = vec![2, 0, 0, 0];
+            packet.extend(1300u32.to_be_bytes());
+            packet.extend([0x60, 0, 0, 0, 5, 0xdc, 6, 64]);
+            packet.extend(vip.octets().iter().chain(&client.octets()));
+            packet.extend(ports);
+            (Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap(), packet)
+        }
+        _ => unreachable!("both ends are of one family"),
+    };
+    socket.send_to(&packet, &SocketAddr::new(vip.ip(), 0).into()).unwrap();
+}
+
+#[tokio::test]
+async fn a_renewal_wakes_nobody() {
+    let mut lab = Lab::up().await;
+    lab.give(0).await;
+    // The kernel adds the route of an IPv6 address to itself a little later.
+    sleep(Duration::from_millis(200)).await;
+    let watch = lab.nodes[0].place.on(async { Watch::open().unwrap() }).await;
+    for _ in 0..3 {
+        for vip in [V4, V6] {
+            lab.does(0, Command::Hold { vip, lifetime: LIFETIME }).await.unwrap();
+        }
+    }
+    let changes = lab.nodes[0].place.on(async move { timeout(Duration::from_millis(300), watch.changed()).await });
+    let changes = changes.await;
+    assert!(changes.is_err(), "{changes:?}");
+}
+
+#[tokio::test]
+async fn gateway_and_kernels_answer_while_their_link_is_up() {
+    let mut lab = Lab::up().await;
+    assert!(lab.probe(0, Probe::Gateway).await, "there is none that could be lost");
+    lab.nodes[0].place.run("ip route add default via 10.77.0.1").await;
+    sleep(Duration::from_millis(50)).await;
+    assert!(lab.probe(0, Probe::Gateway).await);
+    assert!(lab.probe(0, Probe::Gateway).await, "asked by unicast now");
+    assert!(lab.probe(0, Probe::Kernel(NodeId(1))).await);
+    lab.switch.run("ip link set pclient down").await;
+    lab.cut(1, true).await;
+    let begin = Instant::now();
+    assert!(!lab.probe(0, Probe::Kernel(NodeId(1))).await);
+    assert!(begin.elapsed() < Duration::from_millis(200), "{:?}", begin.elapsed());
+    assert!(!lab.probe(0, Probe::Gateway).await, "the neighbour cache still knows it, but it does not answer");
+    // The cut node sees that its carrier is gone.
+    while !matches!(lab.nodes[1].event().await, Event::Link { vip: V4, up: false }) {}
+}
+
+#[tokio::test]
+async fn a_supervisor_that_starts_again_removes_what_it_does_not_own_and_leaves_the_rules() {
+    let mut lab = Lab::up().await;
+    lab.ring(&[0, 1, 2]).await;
+    lab.give(0).await;
+    let place = &lab.nodes[0].place;
+    place
+        .on(async {
+            let kernel = Kernel::open().unwrap();
+            kernel.add_address(LOOPBACK, "10.77.0.99".parse().unwrap(), None).await.unwrap();
+        })
+        .await;
+    place.run("ip address add 10.77.0.98/32 dev lo").await;
+    let rules = place.run("nft list ruleset").await;
+    lab.nodes[0].restart(NodeId(0)).await;
+    let place = &lab.nodes[0].place;
+    assert_eq!(place.run("nft list ruleset").await, rules);
+    let shown = place.run("ip address show").await;
+    assert!(!shown.contains("10.77.0.99"), "{shown}");
+    assert!(shown.contains("10.77.0.98") && shown.contains("10.77.0.11"), "{shown}");
+    assert_eq!(shown.matches("10.77.0.10/32").count(), 1, "on lo alone: {shown}");
+}
+
+#[tokio::test]
+async fn the_rules_are_those_that_were_read_and_nft_takes_them() {
+    let place = Place::new("golden").await;
+    place.run("ip link add eth0 type veth").await;
+    let settings = settings();
+    let present = BTreeSet::from(["eth0".to_owned()]);
+    let macs = vec![[2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 3]];
+    let ring = Ring { next: Some(NodeId(1)), last_hop: 2, peer_macs: macs };
+    let text = relay::ruleset(&settings, Some(&ring), &present);
+    assert_eq!(text, include_str!("../relay/ring-of-three.nft"), "got:\n{text}");
+    let alone = Ring::default();
+    for ring in [Some(&ring), Some(&alone), None] {
+        for present in [&present, &BTreeSet::new()] {
+            let text = relay::ruleset(&settings, ring, present);
+            place.on(async move { relay::apply(&text).await.unwrap() }).await;
+        }
+    }
+    let mut v4_only = settings.clone();
+    v4_only.vips.pop();
+    let text = relay::ruleset(&v4_only, Some(&ring), &present);
+    place.run("nft add table inet foreign").await;
+    place.on(async move { relay::apply(&text).await.unwrap() }).await;
+    assert_eq!(place.run("nft list tables").await, "table ip trilith\ntable inet foreign\n");
+}

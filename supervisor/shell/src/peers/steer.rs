@@ -1,0 +1,208 @@
+//! Sockets of the peer channel, and the two classic BPF programs that sort datagrams before they queue.
+
+use std::io;
+use std::mem::size_of;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use anyhow::Context as _;
+use nix::libc;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+use trilith_core::config::NodeId;
+use trilith_core::wire::{HEADER, MAX_DATAGRAM, Session};
+
+use super::LOBBY;
+
+/// Binds the port alone for a moment: nobody else may have it.
+///
+/// # Errors
+///
+/// When another process has it. An address that this machine does not have only warns.
+pub(super) fn try_alone(own: SocketAddr) -> anyhow::Result<()> {
+    match std::net::UdpSocket::bind(own) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            tracing::warn!("this machine does not have {} now: no peer is heard before it has", own.ip());
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            Err(error).context("another process has it; is a supervisor running already?")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The lobby and one socket for each node, all bound to `own`. Everything goes to the lobby until [`steer`] is called.
+///
+/// # Errors
+///
+/// What the kernel refuses, and to what end it was asked.
+pub(super) fn sockets(own: SocketAddr, me: NodeId, nodes: &[SocketAddr]) -> anyhow::Result<Vec<UdpSocket>> {
+    let filter = filter(me, nodes);
+    let mut sockets = Vec::new();
+    for index in 0..=nodes.len() {
+        let socket = plain(own)?;
+        socket.set_reuse_port(true).context("SO_REUSEPORT")?;
+        socket.set_recv_buffer_size(if index == LOBBY { LOBBY_BYTES } else { QUEUE_BYTES }).context("SO_RCVBUF")?;
+        // Before the socket is bound, so that nothing unfiltered can be in its queue.
+        attach(&socket, libc::SO_ATTACH_FILTER, &filter).context("SO_ATTACH_FILTER")?;
+        socket.bind(&own.into()).with_context(|| format!("bind to {own}"))?;
+        sockets.push(UdpSocket::from_std(socket.into()).context("register with the event loop")?);
+    }
+    steer(&sockets[LOBBY], &[]).context("SO_ATTACH_REUSEPORT_CBPF")?;
+    Ok(sockets)
+}
+
+/// A socket that sends from `own`'s address with the highest priority; not bound yet.
+pub(super) fn plain(own: SocketAddr) -> anyhow::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(own), Type::DGRAM, Some(Protocol::UDP)).context("socket")?;
+    socket.set_nonblocking(true).context("O_NONBLOCK")?;
+    match own {
+        SocketAddr::V4(_) => {
+            socket.set_freebind_v4(true).context("IP_FREEBIND")?;
+            socket.set_tos_v4(NETWORK_CONTROL).context("IP_TOS")?;
+            socket.set_ttl_v4(FULL_TTL).context("IP_TTL")?;
+        }
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true).context("IPV6_V6ONLY")?;
+            socket.set_freebind_v6(true).context("IPV6_FREEBIND")?;
+            socket.set_tclass_v6(NETWORK_CONTROL).context("IPV6_TCLASS")?;
+            socket.set_unicast_hops_v6(FULL_TTL).context("IPV6_UNICAST_HOPS")?;
+        }
+    }
+    // After IP_TOS, which sets a priority of its own.
+    socket.set_priority(TC_PRIO_CONTROL).context("SO_PRIORITY")?;
+    Ok(socket)
+}
+
+/// From now on the datagrams of these sessions, by [`NodeId`], go to the queue of their sender and all others to the lobby.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(super) fn steer(lobby: &UdpSocket, sessions: &[Option<Session>]) -> io::Result<()> {
+    attach(lobby, libc::SO_ATTACH_REUSEPORT_CBPF, &program(sessions))
+}
+
+/// How many datagrams the kernel has dropped at this socket: filtered, or no room.
+pub(super) fn thrown_away(socket: &UdpSocket) -> u64 {
+    let mut memory = [0_u32; SK_MEMINFO_VARS];
+    let mut length = size_of_val(&memory) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `memory`, which is as long.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            memory.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    if result == 0 { memory[libc::SK_MEMINFO_DROPS as usize].into() } else { 0 }
+}
+
+/// Which socket of the group gets a datagram. Offsets count from the payload (`net/core/sock_reuseport.c`).
+fn program(sessions: &[Option<Session>]) -> Vec<libc::sock_filter> {
+    let mut code = Vec::new();
+    for (node, session) in sessions.iter().enumerate() {
+        if let Some(Session(session)) = session {
+            code.extend([
+                op(LOAD_BYTE, 0, 0, SENDER_AT),
+                op(IF_EQUAL, 0, 5, node as u32),
+                op(LOAD_WORD, 0, 0, SESSION_AT),
+                op(IF_EQUAL, 0, 3, (session >> 32) as u32),
+                op(LOAD_WORD, 0, 0, SESSION_AT + 4),
+                op(IF_EQUAL, 0, 1, *session as u32),
+                op(RETURN, 0, 0, 1 + node as u32),
+            ]);
+        }
+    }
+    code.push(op(RETURN, 0, 0, LOBBY as u32));
+    code
+}
+
+/// Which datagrams a socket takes at all. Offsets count from the UDP header, or from the IP header where `NETWORK` is added.
+///
+/// Hops are counted as in VRRP (RFC 5798, 5.1.1.3) and GTSM (RFC 5082): nobody who is further away can make a datagram that
+/// arrives with so high a TTL. One hop is allowed for the way by the gateway.
+fn filter(me: NodeId, nodes: &[SocketAddr]) -> Vec<libc::sock_filter> {
+    let ttl_at = if nodes.iter().all(SocketAddr::is_ipv4) { 8 } else { 7 };
+    let mut code = vec![
+        op(LOAD_LENGTH, 0, 0, 0),
+        op(IF_AT_LEAST, 0, 1, UDP_HEADER + SHORTEST),
+        op(IF_MORE, 0, 1, UDP_HEADER + MAX_DATAGRAM as u32),
+        op(RETURN, 0, 0, DROP),
+        op(LOAD_BYTE, 0, 0, NETWORK + ttl_at),
+        op(IF_AT_LEAST, 1, 0, FULL_TTL - 1),
+        op(RETURN, 0, 0, DROP),
+    ];
+    for (node, address) in nodes.iter().enumerate().filter(|(node, _)| *node != usize::from(me.0)) {
+        let words: Vec<(u32, u32)> = match address.ip() {
+            IpAddr::V4(address) => vec![(12, address.to_bits())],
+            IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                (0..4).map(|word| (8 + 4 * word, (bits >> (96 - 32 * word)) as u32)).collect()
+            }
+        };
+        let mut left = 2 * words.len() as u8;
+        code.extend([op(LOAD_BYTE, 0, 0, UDP_HEADER + SENDER_AT), op(IF_EQUAL, 0, left + 1, node as u32)]);
+        for (at, word) in words {
+            left -= 2;
+            code.extend([op(LOAD_WORD, 0, 0, NETWORK + at), op(IF_EQUAL, 0, left + 1, word)]);
+        }
+        code.push(op(RETURN, 0, 0, TAKE));
+    }
+    code.push(op(RETURN, 0, 0, DROP));
+    code
+}
+
+fn op(code: u32, jump_if: u8, jump_else: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: jump_if, jf: jump_else, k }
+}
+
+fn attach(socket: &impl AsRawFd, option: libc::c_int, code: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog { len: code.len() as u16, filter: code.as_ptr().cast_mut() };
+    // SAFETY: `program` points to `code`, of which the kernel makes a copy and which it does not write to.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// CS6 in the upper six bits (RFC 4594, 3.2): switches and queues pass heartbeats first.
+const NETWORK_CONTROL: u32 = 48 << 2;
+/// The first band of the default queueing discipline (`TC_PRIO_CONTROL` in tc-prio(8)).
+const TC_PRIO_CONTROL: u32 = 7;
+const FULL_TTL: u32 = 255;
+
+/// Room for a peer's datagrams that wait, as asked for; the kernel doubles it. About 300, so 7 s of heartbeats each 25 ms.
+const QUEUE_BYTES: usize = 128 << 10;
+/// The same for the lobby: about one batch.
+const LOBBY_BYTES: usize = 16 << 10;
+
+const UDP_HEADER: u32 = 8;
+/// A header and the tag of the AEAD.
+const SHORTEST: u32 = HEADER as u32 + 16;
+const SENDER_AT: u32 = 3;
+const SESSION_AT: u32 = 4;
+
+const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const LOAD_LENGTH: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_LEN;
+const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+const IF_MORE: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+const NETWORK: u32 = libc::SKF_NET_OFF as u32;
+const TAKE: u32 = u32::MAX;
+const DROP: u32 = 0;
+
+/// Numbers in the answer to `SO_MEMINFO` (`linux/sock_diag.h`).
+const SK_MEMINFO_VARS: usize = 9;

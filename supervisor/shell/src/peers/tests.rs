@@ -1,0 +1,392 @@
+//! The channel on the loopback of a network of its own, where every 127.0.0.x is at hand: an attacker takes a node's address
+//! by binding to it. Needs root.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+use trilith_core::config;
+use trilith_core::health::Fitness;
+use trilith_core::wire::Echo;
+
+use super::detour::Paths;
+use super::*;
+
+const SECRET: &[u8] = b"a secret of this test";
+const A: NodeId = NodeId(0);
+const B: NodeId = NodeId(1);
+const C: NodeId = NodeId(2);
+/// The default between two heartbeats.
+const PACE: Duration = Duration::from_millis(25);
+/// On an idle machine all are heard in time; the tests may share it with compilers.
+const LEAST_OF_40: u32 = 32;
+
+#[tokio::test]
+async fn a_heartbeat_reaches_both_other_nodes() {
+    own_network();
+    let settings = settings(21_000);
+    let mut nodes = [node(&settings, A), node(&settings, B), node(&settings, C)];
+    nodes[0].beat().await;
+    for (at, expected) in [(1, true), (2, true), (0, false)] {
+        let heard = nodes[at].next_peer().await;
+        assert_eq!(heard.map(|(from, heartbeat)| (from, heartbeat.counter)), expected.then_some((A, 1)), "node {at}");
+    }
+    assert_eq!(nodes[0].handle.stats().sent, 2);
+    assert_eq!(nodes[1].handle.stats().received, 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_restarts_is_heard_in_its_new_session() {
+    own_network();
+    let settings = settings(21_010);
+    let mut b = node(&settings, B);
+    for _ in 0..3 {
+        let mut a = node(&settings, A);
+        for _ in 0..3 {
+            a.beat().await;
+            let (from, heartbeat) = b.next_peer().await.expect("a is heard");
+            assert_eq!((from, heartbeat.session), (A, a.session));
+            b.beat().await;
+        }
+        a.end().await;
+    }
+    assert_eq!(b.handle.stats().received, 9);
+}
+
+#[tokio::test]
+async fn a_second_supervisor_is_told_that_the_port_is_taken() {
+    own_network();
+    let settings = settings(21_020);
+    let _first = node(&settings, A);
+    let (events, _) = mpsc::channel(1);
+    let Err(error) = start(&settings, A, SECRET, Session(9), events) else { panic!("it started") };
+    let text = format!("{error:#}");
+    assert!(text.contains("127.0.0.11:21020 of node a") && text.contains("another process has it"), "{text}");
+}
+
+#[tokio::test]
+async fn what_does_not_come_from_its_senders_address_never_reaches_us() {
+    own_network();
+    let settings = settings(21_030);
+    let mut b = node(&settings, B);
+    let mut sealer = Sealer::new(SECRET, &settings.set.name, A, Session(5));
+    let mut datagram = Vec::new();
+    for (counter, source) in [(1, 14), (2, 13), (3, 11)] {
+        sealer.seal(&heartbeat(Session(5), counter), &mut datagram);
+        let socket = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, source), 0)).expect("bind");
+        socket.set_ttl(255).expect("ttl");
+        socket.send_to(&datagram, "127.0.0.12:21030").expect("send");
+    }
+    let heard = b.next_peer().await.map(|(from, heartbeat)| (from, heartbeat.counter));
+    assert_eq!(heard, Some((A, 3)), "only the third has its sender's address");
+    assert_eq!(b.handle.stats().thrown_away, 2);
+}
+
+#[tokio::test]
+async fn what_has_come_from_far_away_never_reaches_us() {
+    own_network();
+    let settings = settings(21_040);
+    let mut b = node(&settings, B);
+    let mut sealer = Sealer::new(SECRET, &settings.set.name, A, Session(5));
+    let mut datagram = Vec::new();
+    let socket = UdpSocket::bind("127.0.0.11:0").expect("bind");
+    for (counter, ttl) in [(1, 64), (2, 253), (3, 254)] {
+        sealer.seal(&heartbeat(Session(5), counter), &mut datagram);
+        socket.set_ttl(ttl).expect("ttl");
+        socket.send_to(&datagram, "127.0.0.12:21040").expect("send");
+    }
+    assert_eq!(b.next_peer().await.map(|(_, heartbeat)| heartbeat.counter), Some(3));
+    assert_eq!(b.handle.stats().thrown_away, 2);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn heartbeats_get_through_a_flood_of_forged_ones() {
+    own_network();
+    let settings = settings(21_050);
+    let (mut a, mut b) = (node(&settings, A), node(&settings, B));
+    greet(&mut a, &mut b).await;
+    let before = b.handle.stats();
+    // The attacker knows everything but the secret and the session.
+    let flood = Flood::start("127.0.0.12:21050", |round| {
+        let mut datagram = vec![b'T', b'L', 1, A.0];
+        datagram.extend(round.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        datagram.extend([7; 200]);
+        datagram
+    });
+    let heard = beat_and_count(&mut a, &mut b, 40).await;
+    let sent = flood.stop();
+    let stats = b.handle.stats();
+    println!("{heard} of 40 heard under {sent} forged datagrams: {stats:?}");
+    assert!(heard >= LEAST_OF_40, "{heard}");
+    assert!(stats.forged - before.forged <= 6400 * 3, "the work is bounded");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn heartbeats_get_through_a_flood_in_the_very_session_of_a_peer() {
+    own_network();
+    let settings = settings(21_060);
+    let (mut a, mut b, mut c) = (node(&settings, A), node(&settings, B), node(&settings, C));
+    greet(&mut a, &mut b).await;
+    greet(&mut c, &mut b).await;
+    let session = c.session;
+    // The attacker has seen datagrams of c: it can fill c's queue, but not a's.
+    let flood = Flood::start("127.0.0.12:21060", move |round| {
+        let mut datagram = vec![b'T', b'L', 1, C.0];
+        datagram.extend(session.0.to_be_bytes());
+        datagram.extend((round + 1000).to_be_bytes());
+        datagram.extend([7; 200]);
+        datagram
+    });
+    let heard = beat_and_count(&mut a, &mut b, 40).await;
+    let sent = flood.stop();
+    println!("{heard} of 40 heard under {sent} forged datagrams in another's session: {:?}", b.handle.stats());
+    assert!(heard >= LEAST_OF_40, "{heard}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_peer_that_starts_under_a_flood_gets_in() {
+    own_network();
+    let settings = settings(21_070);
+    let mut b = node(&settings, B);
+    let flood = Flood::start("127.0.0.12:21070", |round| {
+        let mut datagram = vec![b'T', b'L', 1, A.0];
+        datagram.extend((round + 1000).to_be_bytes());
+        datagram.extend([7; 200]);
+        datagram
+    });
+    let mut a = node(&settings, A);
+    let mut tries = 0;
+    let start = Instant::now();
+    while tries < 1000 {
+        tries += 1;
+        a.beat().await;
+        if tokio::time::timeout(PACE, b.next_peer()).await.is_ok_and(|heard| heard.is_some()) {
+            break;
+        }
+    }
+    let sent = flood.stop();
+    println!("in after {tries} heartbeats and {:?}, under {sent} forged datagrams", start.elapsed());
+    assert!(tries < 1000);
+}
+
+#[test]
+fn a_detour_is_taken_to_who_is_not_heard_at_all_and_to_who_says_that_it_does_not_hear_us() {
+    let start = Instant::now();
+    let lease = Duration::from_millis(100);
+    let own: SocketAddr = "127.0.0.11:21080".parse().expect("an address");
+    let (direct, by_gateway) = (own, SocketAddr::new(own.ip(), 40_000));
+    let mut detour = Detour::new(own, A, start);
+    let plan = |detour: &Detour, after_ms, deaf: [u8; 3]| {
+        let now = start + Duration::from_millis(after_ms);
+        let Paths { deaf, detour } = detour.plan(3, now, lease, |peer| deaf[usize::from(peer.0)]);
+        (deaf, detour)
+    };
+    assert_eq!(plan(&detour, 100, [0; 3]), (0, 0), "nobody is missed yet");
+    assert_eq!(plan(&detour, 101, [0; 3]), (0b110, 0b110), "nobody was heard");
+    detour.heard(B, direct, start + Duration::from_millis(110));
+    detour.heard(C, by_gateway, start + Duration::from_millis(110));
+    assert_eq!(plan(&detour, 120, [0; 3]), (0b100, 0), "c is heard, and hears us");
+    assert_eq!(plan(&detour, 120, [0, 0, 0b001]), (0b100, 0b100), "c is heard, and does not hear us");
+    assert_eq!(plan(&detour, 120, [0, 0b100, 0b010]), (0b100, 0), "b and c do not hear each other");
+    detour.heard(C, direct, start + Duration::from_millis(130));
+    assert_eq!(plan(&detour, 140, [0; 3]), (0, 0), "all is well");
+}
+
+#[test]
+fn nodes_that_are_cut_off_from_each_other_hear_each_other_by_way_of_the_gateway() {
+    own_network();
+    shell("ip link add br0 type bridge; ip link set br0 up; ip address add 10.77.0.1/24 dev br0");
+    shell("echo 1 > /proc/sys/net/ipv4/ip_forward");
+    let (done, nodes_done) = std::sync::mpsc::channel();
+    for (me, name) in [(A, "a"), (B, "b")] {
+        let (ready, plugged) = std::sync::mpsc::channel();
+        let (plug, is_plugged) = std::sync::mpsc::channel();
+        let done = done.clone();
+        thread::spawn(move || {
+            own_network();
+            shell("for file in /proc/sys/net/ipv4/conf/*/accept_redirects; do echo 0 > $file; done");
+            ready.send(nix::unistd::gettid()).expect("the test waits");
+            is_plugged.recv().expect("it is plugged in");
+            shell(&format!("ip link set dev {name} up; ip address add 10.77.0.1{}/24 dev {name}", me.0 + 1));
+            shell("ip route add default via 10.77.0.1");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let received = runtime.block_on(beat_for_two_seconds(me));
+            // The test may have failed meanwhile.
+            let _ = done.send((me, received));
+        });
+        let tid = plugged.recv().expect("the node's thread runs");
+        shell(&format!("ip link add p{name} type veth peer name {name} netns {tid}"));
+        shell(&format!("ip link set dev p{name} master br0 up; bridge link set dev p{name} isolated on"));
+        plug.send(()).expect("the node's thread runs");
+    }
+    for _ in 0..2 {
+        let (node, stats) = nodes_done.recv_timeout(Duration::from_secs(10)).expect("the nodes end");
+        println!("{node:?}: {stats:?}");
+        assert!(stats.received >= 20 && stats.detoured >= 20, "{node:?}: {stats:?}");
+    }
+}
+
+async fn beat_for_two_seconds(me: NodeId) -> Stats {
+    let mut settings = settings(21_090);
+    for (node, last) in settings.nodes.iter_mut().zip(11..) {
+        node.address = Ipv4Addr::new(10, 77, 0, last).into();
+    }
+    let mut node = node(&settings, me);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        node.beat().await;
+        let _ = tokio::time::timeout(PACE, node.next_peer()).await;
+    }
+    node.handle.stats()
+}
+
+/// A node without a core: it echoes whomever it heard last, as a core does that trusts everybody.
+struct Node {
+    handle: Handle,
+    events: mpsc::Receiver<Event>,
+    session: Session,
+    counter: u64,
+    heard: [Option<Echo>; MAX_NODES],
+}
+
+impl Node {
+    async fn beat(&mut self) {
+        self.counter += 1;
+        let heartbeat = Heartbeat { heard: self.heard, ..heartbeat(self.session, self.counter) };
+        self.handle.commands.send(Command::Broadcast(Arc::new(heartbeat))).await.expect("the channel runs");
+        // Until the channel's task has had its turn.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    /// Ends once the port is free.
+    async fn end(self) {
+        let sockets = Arc::downgrade(&self.handle.sockets);
+        drop(self.handle);
+        while sockets.upgrade().is_some() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn next_peer(&mut self) -> Option<(NodeId, Heartbeat)> {
+        let event = tokio::time::timeout(Duration::from_millis(300), self.events.recv()).await.ok()??;
+        let Event::Peer(authentic) = event else { panic!("{event:?}") };
+        let (from, heartbeat) = (authentic.from(), authentic.heartbeat().clone());
+        let Heartbeat { session, counter, .. } = heartbeat;
+        self.heard[usize::from(from.0)] = Some(Echo { session, counter, live: true });
+        Some((from, heartbeat))
+    }
+}
+
+fn node(settings: &Settings, me: NodeId) -> Node {
+    let (sender, events) = mpsc::channel(64);
+    let session = Session(getrandom::u64().expect("random"));
+    let handle = start(settings, me, SECRET, session, sender).expect("it starts");
+    Node { handle, events, session, counter: 0, heard: [None; MAX_NODES] }
+}
+
+/// Lets `b` hear `a` and steer its session.
+async fn greet(a: &mut Node, b: &mut Node) {
+    a.beat().await;
+    b.next_peer().await.expect("it is heard");
+    b.beat().await;
+}
+
+async fn beat_and_count(a: &mut Node, b: &mut Node, count: u32) -> u32 {
+    let mut heard = 0;
+    for _ in 0..count {
+        a.beat().await;
+        let counter = a.counter;
+        let got =
+            async { while b.next_peer().await.is_some_and(|(from, beat)| (from, beat.counter) != (A, counter)) {} };
+        heard += u32::from(tokio::time::timeout(PACE, got).await.is_ok());
+    }
+    heard
+}
+
+fn heartbeat(session: Session, counter: u64) -> Heartbeat {
+    Heartbeat {
+        session,
+        counter,
+        heard: [None; MAX_NODES],
+        fitness: Fitness::Fit,
+        drained: false,
+        mac: [2, 0, 0, 0, 0, 1],
+        fingerprint: 1,
+        version: [0, 1, 0],
+        lease: Duration::from_millis(100),
+        vips: Vec::new(),
+        ask: None,
+    }
+}
+
+fn settings(port: u16) -> Settings {
+    let text = format!(
+        r#"
+        [set]
+        name = "edge-1"
+        secret_file = "/var/lib/trilith/secret"
+        peer_port = {port}
+        [[node]]
+        name = "a"
+        address = "10.77.0.11"
+        [[node]]
+        name = "b"
+        address = "10.77.0.12"
+        [[node]]
+        name = "c"
+        address = "10.77.0.13"
+        [[vip]]
+        name = "public"
+        address = "10.77.0.10/24"
+        interface = "eth0"
+        "#
+    );
+    let mut settings = config::parse(&text, "test.toml").expect("it is valid");
+    for (node, last) in settings.nodes.iter_mut().zip(11..) {
+        node.address = Ipv4Addr::new(127, 0, 0, last).into();
+    }
+    settings
+}
+
+/// Puts this thread, and those that it starts, into a new network with nothing but a loopback.
+fn own_network() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: this test needs root");
+    shell("ip link set lo up");
+}
+
+fn shell(script: &str) {
+    let status = process::Command::new("sh").args(["-ec", script]).status().expect("sh runs");
+    assert!(status.success(), "{script}");
+}
+
+/// A thread that sends as fast as it can in the name of a node, for 10 s at most.
+struct Flood {
+    stopped: Arc<AtomicBool>,
+    thread: thread::JoinHandle<u64>,
+}
+
+impl Flood {
+    fn start(to: &'static str, make: impl Fn(u64) -> Vec<u8> + Send + 'static) -> Flood {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopped);
+        let thread = thread::spawn(move || {
+            let sender = make(0)[3];
+            let socket = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 11 + sender), 0)).expect("bind");
+            socket.set_ttl(255).expect("ttl");
+            let end = Instant::now() + Duration::from_secs(10);
+            let mut sent = 0;
+            while !stop.load(Ordering::Relaxed) && Instant::now() < end {
+                sent += u64::from(socket.send_to(&make(sent), to).is_ok());
+            }
+            sent
+        });
+        Flood { stopped, thread }
+    }
+
+    fn stop(self) -> u64 {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the flood ends")
+    }
+}

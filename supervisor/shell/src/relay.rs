@@ -1,0 +1,275 @@
+//! The relay ring in nftables: a TCP packet for a VIP whose flow is not known here goes to the node that may know it.
+//!
+//! # How a packet is judged
+//!
+//! In the `input` hook, where the kernel has already looked up the socket (early demux), so that asking again is free:
+//!
+//! ```text
+//! marked socket ──────────────────────────────► ours: accept     (every packet of a known flow: two comparisons)
+//! SYN ────────────────────────────────────────► mark it, accept  (the socket that it creates inherits the mark)
+//! half-open or TIME_WAIT socket ──────────────► ours: accept
+//! SYN cookie that this node has sent ─────────► mark it, accept
+//! otherwise, hop < length of the ring ────────► hop + 1, to the next node
+//! otherwise: it has come round ───────────────► mark it, accept  (this kernel answers with RST, or knows the cookie)
+//! ```
+//!
+//! What is looked for is a *connected* socket, not the listener, which every node has. The mark tells them apart:
+//! `tcp_fwmark_accept` hands the mark of a SYN (or of the ACK that carries a cookie) down to the connection, and the
+//! listener has none. ICMP errors are judged by the packet that they quote, which the `socket` expression reads by itself.
+//!
+//! # The ring is closed
+//!
+//! A packet that nobody knows ends where it started: at the node that owns the VIP, one hop after the last other node. So
+//! a wrong guess there (a lost mark, a forgotten cookie) costs a round trip of the ring, not the connection.
+//!
+//! # Why not connection tracking
+//!
+//! `ct state invalid` would tell the same. But it costs a lookup, a lock and a state machine for each packet in both
+//! directions, and its table overflows under a flood, which refuses new connections to a HAProxy that could still serve
+//! them. A socket lookup is what the kernel does anyway, needs no timeouts, and cannot overflow. Its one blind spot is the
+//! time between a SYN cookie and its ACK, when the kernel keeps nothing; a small set of the cookies that were sent fills it,
+//! and stays empty until the kernel begins to send cookies.
+//!
+//! # The hop count
+//!
+//! is kept in the DSCP field. Clients may set that field too, so it is believed only from the MAC address of a node.
+//! A packet of a flow that is known is passed up untouched.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+use trilith_core::command::Ring;
+use trilith_core::config::{Node, Settings};
+
+/// Socket mark of connections that came in through a VIP: "tril".
+pub const MARK: u32 = 0x7472_696c;
+/// SYN cookies that are remembered; further ones come round the ring. About 5 MiB of kernel memory when it is full.
+pub const COOKIES: u32 = 32_768;
+/// How long a SYN cookie is remembered, in seconds: longer than an ACK may take to come back.
+const COOKIE_S: u32 = 30;
+/// How long `nft` may take before it counts as failed; a change of these tables takes about 10 ms.
+const NFT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Before any firewall rules (`filter` is 0): what is relayed must not be judged here.
+const PRIORITY: i32 = -200;
+
+/// The transaction that puts the rules for this ring in force, IPv4 and IPv6, whatever was in force before.
+///
+/// Counter and cookies live on. `None` is the ring of a node that knows nothing yet: what is not known here is dropped, so
+/// that its flow's owner is found by a retransmission; to answer it with RST would be to speak for nodes not yet heard.
+/// Interfaces that are not in `present` get no rules, since `nft` would refuse all of them.
+pub fn ruleset(settings: &Settings, ring: Option<&Ring>, present: &BTreeSet<String>) -> String {
+    [Family::V4, Family::V6].iter().map(|family| table(*family, settings, ring, present)).collect()
+}
+
+/// Puts a transaction of [`ruleset`] in force.
+///
+/// # Errors
+/// `nft` is missing, refuses the rules (the message is its own first line), or does not end in time.
+pub async fn apply(ruleset: &str) -> Result<()> {
+    nft(&["-f", "-"], ruleset).await.context("relay rules refused").map(drop)
+}
+
+/// Whether rules of an earlier run are in force: they stay when the supervisor ends.
+///
+/// # Errors
+/// As of [`apply`].
+pub async fn in_force() -> Result<bool> {
+    let tables = nft(&["list", "tables"], "").await.context("tables cannot be listed")?;
+    Ok(tables.lines().any(|line| matches!(line, "table ip trilith" | "table ip6 trilith")))
+}
+
+/// Packets passed on to the next node since the tables were made, IPv4 and IPv6.
+///
+/// # Errors
+/// As of [`apply`], or `nft` prints something unexpected.
+pub async fn relayed_packets() -> Result<u64> {
+    let listing = nft(&["-j", "list", "counters"], "").await.context("counters cannot be listed")?;
+    sum_relayed(&listing)
+}
+
+/// Adds up the counters of ours in what `nft -j list counters` prints (libnftables-json(5)).
+fn sum_relayed(listing: &str) -> Result<u64> {
+    let listing: serde_json::Value = serde_json::from_str(listing).context("nft -j list counters prints no JSON")?;
+    let objects = listing["nftables"].as_array().context("nft -j list counters prints no array `nftables`")?;
+    Ok(objects
+        .iter()
+        .filter_map(|object| object.get("counter"))
+        .filter(|counter| counter["table"] == "trilith" && counter["name"] == "relayed")
+        .filter_map(|counter| counter["packets"].as_u64())
+        .sum())
+}
+
+/// Runs `nft` with these arguments and this input; returns what it prints.
+async fn nft(arguments: &[&str], input: &str) -> Result<String> {
+    let mut child = Command::new("nft")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("nft cannot be run: is nftables installed?")?;
+    let mut stdin = child.stdin.take().context("nft has no standard input")?;
+    let run = async {
+        // A reader that stops early says so by its exit code and message, which are worth more than a broken pipe.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        child.wait_with_output().await
+    };
+    let output = tokio::time::timeout(NFT_TIMEOUT, run)
+        .await
+        .with_context(|| format!("nft {} did not end within {NFT_TIMEOUT:?}", arguments.join(" ")))??;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr);
+        bail!("nft {}: {}", arguments.join(" "), message.lines().next().unwrap_or("failed without a message"));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// nft's word, for the table and for the header alike.
+    fn word(self) -> &'static str {
+        match self {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        }
+    }
+
+    fn address_type(self) -> &'static str {
+        match self {
+            Family::V4 => "ipv4_addr",
+            Family::V6 => "ipv6_addr",
+        }
+    }
+
+    /// ICMP errors that quote a packet of a flow (RFC 792, RFC 4443).
+    fn errors(self) -> &'static str {
+        match self {
+            Family::V4 => "icmp type { destination-unreachable, time-exceeded, parameter-problem }",
+            Family::V6 => "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }",
+        }
+    }
+
+    fn is(self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self == Family::V4)
+    }
+
+    /// A node's address to which packets of this family can be relayed.
+    fn address(self, node: &Node) -> Option<IpAddr> {
+        if self.is(node.address) { Some(node.address) } else { node.address6.map(IpAddr::V6).filter(|a| self.is(*a)) }
+    }
+}
+
+fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTreeSet<String>) -> String {
+    let ip = family.word();
+    let vips: Vec<_> = settings.vips.iter().filter(|vip| family.is(vip.address)).collect();
+    if vips.is_empty() {
+        return format!("add table {ip} trilith\ndelete table {ip} trilith\n");
+    }
+    let addresses = vips.iter().map(|vip| vip.address.to_string()).collect::<Vec<_>>().join(", ");
+    let places =
+        vips.iter().map(|vip| format!("\"{}\" . {}", vip.interface, vip.address)).collect::<Vec<_>>().join(", ");
+    let interfaces: BTreeSet<_> =
+        vips.iter().map(|vip| &vip.interface).filter(|name| present.contains(*name)).collect();
+    let next = ring.and_then(|ring| ring.next).and_then(|next| settings.nodes.get(usize::from(next.0)));
+    let next = next.and_then(|node| family.address(node)).filter(|_| !interfaces.is_empty());
+    // A packet makes one hop more than the last node is away: it ends where it started, at the node that owns the VIP.
+    let hops = match (ring, next) {
+        (Some(ring), Some(_)) if ring.last_hop > 0 => ring.last_hop + 1,
+        _ => 0,
+    };
+
+    let mut text = String::new();
+    let mut line = |words: String| {
+        text.push_str(&words);
+        text.push('\n');
+    };
+    line(format!("add table {ip} trilith"));
+    line(format!("add counter {ip} trilith relayed"));
+    let (address, flow) = (family.address_type(), format!("{ip} saddr . tcp sport . {ip} daddr . tcp dport"));
+    line(format!(
+        "add set {ip} trilith cookies {{ type {address} . inet_service . {address} . inet_service; \
+         flags dynamic,timeout; size {COOKIES}; timeout {COOKIE_S}s; }}"
+    ));
+    for hook in ["input", "output"] {
+        line(format!(
+            "add chain {ip} trilith {hook} {{ type filter hook {hook} priority {PRIORITY}; policy accept; }}"
+        ));
+    }
+    let inner = ["stray", "ring", "end", "synack"].map(String::from).into_iter();
+    let chains: Vec<_> = inner.chain((1..=MAX_HOPS).map(|hop| format!("hop{hop}"))).collect();
+    for chain in &chains {
+        line(format!("add chain {ip} trilith {chain}"));
+    }
+    line(format!("flush table {ip} trilith"));
+
+    let mut rule = |chain: &str, words: String| {
+        let _ = writeln!(text, "add rule {ip} trilith {chain} {words}");
+    };
+    // The order is that of frequency: what belongs to a known flow leaves at the second rule.
+    rule("input", format!("{ip} daddr != {{ {addresses} }} accept"));
+    rule("input", format!("socket mark {MARK:#x} accept"));
+    rule("input", format!("iifname . {ip} daddr != {{ {places} }} accept"));
+    rule("input", format!("tcp flags & (fin|syn|rst|ack) == syn meta mark set {MARK:#x} accept"));
+    rule("input", "meta l4proto tcp goto stray".to_owned());
+    rule("input", format!("{} goto stray", family.errors()));
+
+    // `socket mark` ends a rule for half-open and TIME_WAIT sockets, `socket transparent` only where there is none at all.
+    rule("stray", format!("socket mark != {MARK:#x} goto ring"));
+    rule("stray", "socket transparent { 0, 1 } accept".to_owned());
+    rule("stray", "goto ring".to_owned());
+
+    // A cookie is good for one ACK; after that the connection has a marked socket.
+    rule("ring", format!("{flow} @cookies delete @cookies {{ {flow} }} goto end"));
+    match ring {
+        None => rule("ring", "drop".to_owned()),
+        Some(_) if hops == 0 => rule("ring", "goto end".to_owned()),
+        Some(ring) => {
+            if !ring.peer_macs.is_empty() {
+                let macs = ring.peer_macs.iter().map(mac).collect::<Vec<_>>().join(", ");
+                let onward = (1..hops).map(|hop| format!("{hop} : goto hop{}", hop + 1)).collect::<Vec<_>>().join(", ");
+                rule("ring", format!("ether saddr {{ {macs} }} {ip} dscp vmap {{ {onward}, {hops}-63 : goto end }}"));
+            }
+            rule("ring", "goto hop1".to_owned());
+        }
+    }
+    if let Some(next) = next {
+        for hop in 1..=hops {
+            for interface in &interfaces {
+                rule(
+                    &format!("hop{hop}"),
+                    format!(
+                        "iifname \"{interface}\" {ip} dscp set {hop} counter name relayed \
+                         dup to {next} device \"{interface}\" drop"
+                    ),
+                );
+            }
+        }
+    }
+    rule("end", format!("meta mark set {MARK:#x} accept"));
+
+    // A SYN-ACK without a half-open socket carries a cookie: the kernel keeps nothing of it, so this set does.
+    rule("output", format!("{ip} saddr {{ {addresses} }} tcp flags & (syn|ack) == (syn|ack) goto synack"));
+    rule("synack", "socket transparent { 0, 1 } accept".to_owned());
+    rule("synack", format!("add @cookies {{ {ip} daddr . tcp dport . {ip} saddr . tcp sport }}"));
+    text
+}
+
+fn mac(octets: &[u8; 6]) -> String {
+    octets.map(|octet| format!("{octet:02x}")).join(":")
+}
+
+/// The most hops that a packet ever makes: as many as there can be nodes.
+const MAX_HOPS: usize = trilith_core::config::MAX_NODES;

@@ -1,0 +1,294 @@
+//! The one loop: events in, `step`, commands out to the shells.
+//!
+//! Nothing in this loop waits for the world. A shell that is slow delays its own commands only; a shell whose queue is full has
+//! its command refused as a failed deed, which the core tries again.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+use trilith_core::command::{Accepted, Command, Deed, Refused};
+use trilith_core::config::Settings;
+use trilith_core::decision::{Decision, describe, describe_accepted, describe_refused};
+use trilith_core::event::{Event, Probe, Request, Unit};
+use trilith_core::node::Node;
+use trilith_core::status::{DecisionStatus, Status};
+use trilith_core::time::Time;
+use trilith_core::wire::Session;
+
+use crate::control::{self, Asked};
+use crate::{disk, front, haproxy, net, notify, paths, peers, systemd};
+
+/// Events that may wait for the loop; a shell that finds the queue full waits.
+const EVENTS: usize = 512;
+/// Decisions that `status` shows.
+const DECISIONS: usize = 64;
+/// Events that are handled before the clock is read again and commands go out.
+const BATCH: usize = 32;
+
+/// Runs the supervisor until it is told to stop (SIGTERM, SIGINT). The VIP's address is left to the kernel-side fence and
+/// to the peers, HAProxy and the relay rules stay: a restart of the supervisor is not noticed.
+///
+/// # Errors
+/// When the configuration, the secret or the node's name is missing or wrong, or the kernel refuses what every decision needs.
+pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
+    let notify = notify::Notify::from_env().context("NOTIFY_SOCKET")?;
+    stay_in_memory();
+    let state = disk::load(&config, node.as_deref())?;
+    let settings = Arc::new(state.settings);
+    let me = state.me;
+    let session = Session(u64::from_be_bytes(random()?));
+    let (events_tx, mut events) = mpsc::channel(EVENTS);
+    let (requests_tx, mut requests) = mpsc::channel(control::MAX_CONNECTIONS);
+    let mut shells = Shells {
+        net: Arc::new(net::start(settings.clone(), me, events_tx.clone()).await?),
+        peers: peers::start(&settings, me, &state.secret, session, events_tx.clone())?,
+        haproxy: Arc::new(haproxy::start(settings.clone(), me, events_tx.clone()).await?),
+        front: front::start(&settings, events_tx.clone()),
+        systemd: systemd::start(&units(&settings), events_tx.clone()),
+        disk: disk::start(events_tx.clone()),
+        overflow: Vec::new(),
+    };
+    control::start(paths::CONTROL_SOCKET.as_ref(), requests_tx)?;
+
+    let clock = Clock(Instant::now());
+    let mac = shells.net.own_mac();
+    let mut run = Run {
+        node: Node::new(settings.clone(), me, session, state.record, mac, clock.now()),
+        settings,
+        clock,
+        decisions: VecDeque::with_capacity(DECISIONS),
+        tickets: Vec::new(),
+        next_ticket: 0,
+        commands: Vec::new(),
+    };
+    info!(node = run.settings.node_name(me), set = run.settings.set.name, "supervisor starts");
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let watchdog = notify.watchdog().map_or(Duration::from_secs(3600), |every| every / 3);
+    let mut fed = Instant::now();
+    run.step(Event::Timer, &mut shells);
+    notify.ready();
+    loop {
+        if fed.elapsed() >= watchdog {
+            notify.alive();
+            fed = Instant::now();
+        }
+        let wake = run.clock.instant(run.node.deadline()).min(fed + watchdog);
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            Some(event) = events.recv() => {
+                run.take(event, &mut shells);
+                for _ in 1..BATCH {
+                    let Ok(event) = events.try_recv() else { break };
+                    run.take(event, &mut shells);
+                }
+            }
+            Some((request, reply)) = requests.recv() => run.serve(request, reply, &mut shells),
+            () = tokio::time::sleep_until(wake.into()) => run.step(Event::Timer, &mut shells),
+        }
+        for event in std::mem::take(&mut shells.overflow) {
+            run.step(event, &mut shells);
+        }
+    }
+    info!("supervisor stops: the relay rules and HAProxy stay, the VIP goes to the peers");
+    notify.stopping();
+    Ok(())
+}
+
+/// The state of the loop.
+struct Run {
+    node: Node,
+    settings: Arc<Settings>,
+    clock: Clock,
+    decisions: VecDeque<(Time, String)>,
+    tickets: Vec<(u64, Request, oneshot::Sender<control::Response>)>,
+    next_ticket: u64,
+    commands: Vec<Command>,
+}
+
+impl Run {
+    fn take(&mut self, event: Event, shells: &mut Shells) {
+        if matches!(event, Event::Unit { unit: Unit::Haproxy, active: true }) {
+            shells.haproxy.started();
+        }
+        self.step(event, shells);
+    }
+
+    fn step(&mut self, event: Event, shells: &mut Shells) {
+        let mut commands = std::mem::take(&mut self.commands);
+        self.node.step(self.clock.now(), event, &mut commands);
+        for command in commands.drain(..) {
+            match command {
+                Command::Log(decision) => self.log(&decision),
+                Command::Answer { ticket, answer } => self.answer(ticket, answer),
+                other => shells.dispatch(other),
+            }
+        }
+        self.commands = commands;
+    }
+
+    fn log(&mut self, decision: &Decision) {
+        let text = describe(decision, &self.settings);
+        match decision {
+            Decision::Failed { .. } | Decision::Conflict { .. } | Decision::Gap { .. } => warn!("{text}"),
+            _ => info!("{text}"),
+        }
+        if self.decisions.len() == DECISIONS {
+            self.decisions.pop_front();
+        }
+        self.decisions.push_back((self.clock.now(), text));
+    }
+
+    fn answer(&mut self, ticket: u64, answer: Result<Accepted, Refused>) {
+        let Some(at) = self.tickets.iter().position(|(number, ..)| *number == ticket) else { return };
+        let (_, request, reply) = self.tickets.swap_remove(at);
+        let response = match answer {
+            Ok(accepted) => control::Response::done(describe_accepted(accepted, request, &self.settings)),
+            Err(Refused::TimedOut) => control::Response::timed_out(describe_refused(Refused::TimedOut, &self.settings)),
+            Err(refused) => control::Response::refused(describe_refused(refused, &self.settings)),
+        };
+        // The operator may have gone; what was asked is done all the same.
+        let _ = reply.send(response);
+    }
+
+    fn serve(&mut self, request: control::Request, reply: oneshot::Sender<control::Response>, shells: &mut Shells) {
+        match request.resolve(&self.settings) {
+            Ok(Asked::Status) => {
+                let status = self.status();
+                let (haproxy, net) = (shells.haproxy.clone(), shells.net.clone());
+                tokio::spawn(async move {
+                    let status = with_flows(status, &haproxy, &net).await;
+                    let _ = reply.send(control::Response::status(status));
+                });
+            }
+            Ok(Asked::Order(request)) => {
+                self.next_ticket += 1;
+                self.tickets.push((self.next_ticket, request, reply));
+                self.step(Event::Operator { ticket: self.next_ticket, request }, shells);
+            }
+            Err(response) => _ = reply.send(response),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let now = self.clock.now();
+        let mut status = self.node.status(now);
+        status.uptime_ms = now.since(Time::ZERO).as_millis() as u64;
+        let decisions = self.decisions.iter();
+        status.decisions = decisions
+            .map(|(at, text)| DecisionStatus { ago_ms: now.since(*at).as_millis() as u64, text: text.clone() })
+            .collect();
+        status
+    }
+}
+
+async fn with_flows(mut status: Status, haproxy: &haproxy::Handle, net: &net::Handle) -> Status {
+    match haproxy.flows().await {
+        Ok(mut flows) => {
+            flows.relayed = net.relayed_packets().await.unwrap_or_default();
+            status.flows = Some(flows);
+        }
+        Err(error) => status.alarms.push(format!("HAProxy tells nothing of its flows: {error:#}")),
+    }
+    if let Some(problem) = haproxy.problem() {
+        status.alarms.push(problem);
+    }
+    status
+}
+
+/// The core's time is the time since the supervisor's start.
+#[derive(Clone, Copy)]
+struct Clock(Instant);
+
+impl Clock {
+    fn now(self) -> Time {
+        Time(self.0.elapsed().as_micros() as u64)
+    }
+
+    fn instant(self, time: Time) -> Instant {
+        self.0 + time.since(Time::ZERO)
+    }
+}
+
+/// All parts of the world that the loop acts on.
+struct Shells {
+    net: Arc<net::Handle>,
+    peers: peers::Handle,
+    haproxy: Arc<haproxy::Handle>,
+    front: front::Handle,
+    systemd: systemd::Handle,
+    disk: disk::Handle,
+    /// Refusals of shells whose queue was full, to be handed to the core next.
+    overflow: Vec<Event>,
+}
+
+impl Shells {
+    fn dispatch(&mut self, command: Command) {
+        let (queue, name) = match &command {
+            Command::Broadcast(_) => (&self.peers.commands, "peers"),
+            Command::Hold { .. } | Command::Release { .. } | Command::Announce { .. } | Command::Relay(_) => {
+                (&self.net.commands, "net")
+            }
+            Command::Probe(Probe::Front) => (&self.front.commands, "front"),
+            Command::Probe(_) => (&self.net.commands, "net"),
+            Command::Backend { .. } => (&self.haproxy.commands, "haproxy"),
+            Command::Start(_) | Command::Restart(_) => (&self.systemd.commands, "systemd"),
+            Command::Persist(_) => (&self.disk.commands, "disk"),
+            Command::Answer { .. } | Command::Log(_) => unreachable!("the loop itself answers and logs"),
+        };
+        if let Err(error) = queue.try_send(command) {
+            let refused = error.into_inner();
+            self.overflow.extend(refusal(&refused, name));
+        }
+    }
+}
+
+/// What the core is told of a command that its shell had no room for.
+fn refusal(command: &Command, shell: &str) -> Option<Event> {
+    let deed = match command {
+        Command::Hold { vip, .. } => Deed::Hold(*vip),
+        Command::Release { vip } => Deed::Release(*vip),
+        Command::Announce { vip } => Deed::Announce(*vip),
+        Command::Relay(_) => Deed::Relay,
+        Command::Backend { node, .. } => Deed::Backend(*node),
+        Command::Start(unit) => Deed::Start(*unit),
+        Command::Restart(unit) => Deed::Restart(*unit),
+        Command::Persist(_) => Deed::Persist,
+        Command::Probe(probe) => return Some(Event::Probed { probe: *probe, answered: false }),
+        Command::Broadcast(_) | Command::Answer { .. } | Command::Log(_) => return None,
+    };
+    Some(Event::Done { deed, result: Err(format!("{deed:?}: the queue of {shell} is full")) })
+}
+
+/// The units that matter, by name.
+fn units(settings: &Settings) -> Vec<(Unit, String)> {
+    let services = settings.services.iter().enumerate();
+    let services = services.filter_map(|(at, service)| {
+        let id = trilith_core::config::ServiceId(at as u8);
+        Some((Unit::Service(id), service.unit.clone()?))
+    });
+    std::iter::once((Unit::Haproxy, paths::HAPROXY_UNIT.to_owned())).chain(services).collect()
+}
+
+/// A page of this program that must be read back from a dead disk would stop the heartbeats.
+fn stay_in_memory() {
+    use nix::sys::mman::{MlockAllFlags, mlockall};
+    let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE;
+    if let Err(error) = mlockall(flags) {
+        warn!("mlockall: {error}; heartbeats may be late while the disk is slow");
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow!("the kernel gives no random numbers: {error}"))?;
+    Ok(bytes)
+}

@@ -1,0 +1,398 @@
+//! The laboratory as a whole: up, in use, down.
+//!
+//! ```text
+//!                 trilith-client  10.77.0.1 gateway, 10.77.0.2 clients
+//!                        |
+//!                 trilith-switch  a bridge
+//!                  |     |     |
+//!          trilith-a trilith-b trilith-c   10.77.0.11–13   VIP 10.77.0.10, fd77::10
+//! ```
+//!
+//! Everything it makes lies in `/run/trilith-lab`, in the cgroup `trilith-lab` or in a namespace that the record there
+//! names, so whoever comes next can take it down, also after a crash. A [`Lab`] that was brought up by this process
+//! goes down with it, even if it is killed: a guard process waits for that at the other end of a pipe.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, umount2};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup;
+use crate::netns::Netns;
+use crate::node::Node;
+use crate::root::{Layers, binaries};
+use crate::set::new_secret;
+pub use crate::set::{CLIENT, CLIENT6, GATEWAY, GATEWAY6, NODES, VIP, VIP6};
+use crate::switch::Switch;
+use crate::wait::wait_until;
+
+/// What the nodes run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Trilith.
+    Trilith,
+    /// keepalived and the same HAProxy, for comparison.
+    Peer,
+}
+
+/// What becomes of a laboratory whose nodes do not get ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Nothing is left of it.
+    TakeDown,
+    /// It stands, to be looked at.
+    Keep,
+}
+
+/// A laboratory that is up.
+#[derive(Debug)]
+pub struct Lab {
+    /// What its nodes run.
+    pub mode: Mode,
+    /// The nodes, in the order of [`NODES`].
+    pub nodes: Vec<Node>,
+    /// The wire between them.
+    pub switch: Switch,
+    /// Where the clients are.
+    pub client: Netns,
+    guard: Option<Guard>,
+}
+
+impl Lab {
+    /// Brings it up and waits until every node is ready, saying on standard error how far it is. If one of the same
+    /// mode is up already it is used, healed, and left standing in the end.
+    ///
+    /// # Errors
+    /// When one of the other mode is up, when something else has namespaces of these names, or when a step fails; what
+    /// was made until then is taken away again.
+    pub fn up(mode: Mode) -> Result<Lab> {
+        Lab::up_or(mode, OnFailure::TakeDown)
+    }
+
+    /// [`Lab::up`], with a choice of what becomes of a laboratory whose nodes do not get ready.
+    pub fn up_or(mode: Mode, on_failure: OnFailure) -> Result<Lab> {
+        let lock = lock()?;
+        if let Some(record) = Record::read()? {
+            if record.mode != mode {
+                bail!("a laboratory with other software is up: take it down first (trilith-lab lab down)");
+            }
+            let lab = Lab::assemble(mode, None)?;
+            say("the laboratory is up already");
+            lab.revive()?;
+            return Ok(lab);
+        }
+        refuse_strangers()?;
+        let started = Instant::now();
+        let layers = Layers::prepare(mode, &Path::new(HOME).join("stage")).inspect_err(|_| drop(remove_home()))?;
+        let record = Record::new(mode)?;
+        record.write()?;
+        let lab = Lab::assemble(mode, Some(Guard::start(&record.id)?))?;
+        let built = lab.build(&layers);
+        // Taking it down after an error needs the lock, too.
+        drop(lock);
+        if let Err(error) = built {
+            if on_failure == OnFailure::Keep {
+                lab.keep()?;
+            }
+            return Err(error);
+        }
+        // Not an error: what is wrong can be seen better while the laboratory stands.
+        if let Err(error) = lab.wait_serving(SERVING_DEADLINE) {
+            say(&format!("{error:#}"));
+        }
+        say(&format!("up after {:.1} s: VIP {VIP} and {VIP6}", started.elapsed().as_secs_f64()));
+        Ok(lab)
+    }
+
+    /// The laboratory that is up, whoever brought it up; it stays up in the end.
+    ///
+    /// # Errors
+    /// When none is.
+    pub fn attach() -> Result<Lab> {
+        let record = Record::read()?.context("no laboratory is up (trilith-lab lab up)")?;
+        Lab::assemble(record.mode, None)
+    }
+
+    /// The node of that name.
+    ///
+    /// # Errors
+    /// When no node has that name.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        let node = self.nodes.iter().find(|node| node.name() == name);
+        node.with_context(|| format!("no node {name:?} in the laboratory: {}", NODES.join(", ")))
+    }
+
+    /// Ends all faults: cuts, links, frozen nodes, the lost gateway. Nodes that are off stay off.
+    pub fn heal(&self) -> Result<()> {
+        self.switch.heal()?;
+        self.gateway(true)?;
+        self.nodes.iter().filter(|node| node.cgroup().is_frozen()).try_for_each(Node::thaw)
+    }
+
+    /// Ends all faults, boots nodes that are off, and waits until all are ready.
+    pub fn revive(&self) -> Result<()> {
+        self.heal()?;
+        for node in self.nodes.iter().filter(|node| !node.cgroup().is_populated()) {
+            node.boot()?;
+        }
+        self.nodes.iter().try_for_each(|node| node.wait_ready().map(drop))
+    }
+
+    /// Takes the gateway's addresses away, or gives them back. Clients send from other addresses and go on.
+    pub fn gateway(&self, present: bool) -> Result<()> {
+        if present {
+            self.client
+                .ip(&format!("address replace {GATEWAY}/24 dev eth0\naddress replace {GATEWAY6}/64 dev eth0 nodad\n"))
+        } else {
+            self.client.ip(&format!("address del {GATEWAY}/24 dev eth0\naddress del {GATEWAY6}/64 dev eth0\n"))
+        }
+    }
+
+    /// Waits until both services answer at both VIPs.
+    pub fn wait_serving(&self, deadline: Duration) -> Result<Duration> {
+        let addresses =
+            [VIP.into(), VIP6.into()].into_iter().flat_map(|ip| PORTS.map(|port| SocketAddr::new(ip, port)));
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        let client = self.client.clone();
+        // A thread of its own, because it stays in the clients' namespace.
+        let waiting = std::thread::spawn(move || {
+            client.enter()?;
+            let mut open = addresses.clone();
+            wait_until("both services at both VIPs", deadline, || {
+                open.retain(|address| TcpStream::connect_timeout(address, CONNECT_PATIENCE).is_err());
+                open.is_empty()
+            })
+        });
+        waiting.join().unwrap_or_else(|_| bail!("the thread that waits for the VIPs ended early"))
+    }
+
+    /// Lets the laboratory stand when this process ends.
+    pub fn keep(mut self) -> Result<()> {
+        self.guard.take().map_or(Ok(()), Guard::dismiss)
+    }
+
+    fn assemble(mode: Mode, guard: Option<Guard>) -> Result<Lab> {
+        let switch = Switch::in_namespace(Netns::named(SWITCH));
+        let nodes = NODES.iter().map(|name| Node::named(name, Path::new(HOME), mode, &switch));
+        Ok(Lab { mode, nodes: nodes.collect::<Result<_>>()?, switch, client: Netns::named(CLIENT_NETNS), guard })
+    }
+
+    fn build(&self, layers: &Layers) -> Result<()> {
+        say("switch and clients");
+        cgroup::mount_hierarchy(&hierarchy())?;
+        self.switch.create()?;
+        self.client.create()?;
+        self.switch.plug("client", "02:00:0a:4d:00:01", &self.client)?;
+        // The clients' address first: it is the one that the kernel sends from.
+        self.client.ip(&format!("address add {CLIENT}/24 dev eth0\naddress add {CLIENT6}/64 dev eth0 nodad\n"))?;
+        self.gateway(true)?;
+        self.client.sysctl("ipv4/ip_forward", "1")?;
+        self.client.sysctl("ipv6/conf/all/forwarding", "1")?;
+        let secret = new_secret()?;
+        for node in &self.nodes {
+            node.make_disk(&layers.lowerdir(), &secret)?;
+            node.boot()?;
+        }
+        for node in &self.nodes {
+            let took = node.wait_ready()?;
+            say(&format!("node {} is ready (+{:.1} s)", node.name(), took.as_secs_f64()));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            if let Err(error) = down() {
+                say(&format!("cannot take the laboratory down: {error:#}"));
+            }
+            // Nothing is left for it to do; if this fails it finds that out by itself.
+            let _ = guard.dismiss();
+        }
+    }
+}
+
+/// Takes down whatever laboratory is up and says whether there was one. Goes on after errors and returns the first.
+pub fn down() -> Result<bool> {
+    let _lock = lock()?;
+    let Some(record) = Record::read()? else {
+        return Ok(false);
+    };
+    take_down(&record)?;
+    Ok(true)
+}
+
+/// What a guard does: waits until its owner ends, then takes the owner's laboratory down, unless it was dismissed.
+pub fn guard(id: &str) -> Result<()> {
+    let mut word = [0u8; 1];
+    // One byte is the dismissal; the end of the pipe is the end of the owner.
+    if std::io::stdin().read(&mut word).unwrap_or(0) > 0 {
+        return Ok(());
+    }
+    let _lock = lock()?;
+    match Record::read()? {
+        Some(record) if record.id == id => take_down(&record),
+        _ => Ok(()),
+    }
+}
+
+fn take_down(record: &Record) -> Result<()> {
+    let mut first_error = Ok(());
+    let mut note = |step: Result<()>| {
+        if first_error.is_ok() {
+            first_error = step;
+        }
+    };
+    let lab = Lab::assemble(record.mode, None)?;
+    if hierarchy().exists() {
+        note(cgroup::remove_all(&hierarchy()));
+    }
+    for node in &lab.nodes {
+        note(node.remove_disk());
+    }
+    for name in &record.namespaces {
+        note(Netns::named(name).delete());
+    }
+    match umount2(&hierarchy(), MntFlags::MNT_DETACH) {
+        Err(error) if error != nix::Error::EINVAL && error != nix::Error::ENOENT => {
+            note(Err(error).context("cannot unmount the laboratory's cgroups"));
+        }
+        _ => {}
+    }
+    first_error?;
+    // The record goes last: what could not be taken down can be tried again.
+    remove_home()
+}
+
+fn remove_home() -> Result<()> {
+    match fs::remove_dir_all(HOME) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {HOME}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refuse_strangers() -> Result<()> {
+    let stranger = namespaces().into_iter().map(Netns::named).find(Netns::exists);
+    match stranger {
+        Some(netns) => bail!(
+            "a network namespace {} exists that no laboratory made: remove it (ip netns del {0}) or leave it its name",
+            netns.name()
+        ),
+        None => Ok(()),
+    }
+}
+
+fn namespaces() -> Vec<String> {
+    let nodes = NODES.iter().map(|node| format!("trilith-{node}"));
+    [SWITCH, CLIENT_NETNS].map(str::to_owned).into_iter().chain(nodes).collect()
+}
+
+/// Two hands at once on one laboratory make no sense: bringing it up or down waits for the other's turn.
+fn lock() -> Result<Flock<File>> {
+    let file = File::options().create(true).append(true).open(LOCK).with_context(|| format!("cannot open {LOCK}"))?;
+    let mut file = Some(file);
+    let mut held = None;
+    wait_until("nobody else bringing the laboratory up or down", LOCK_DEADLINE, || {
+        match file.take().map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
+            Some(Ok(lock)) => held = Some(lock),
+            Some(Err((returned, _))) => file = Some(returned),
+            None => {}
+        }
+        held.is_some()
+    })?;
+    held.with_context(|| format!("cannot lock {LOCK}"))
+}
+
+fn say(line: &str) {
+    eprintln!("lab: {line}");
+}
+
+fn hierarchy() -> PathBuf {
+    Path::new(HOME).join("cgroup")
+}
+
+/// What was made, written before it is made.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    id: String,
+    mode: Mode,
+    namespaces: Vec<String>,
+}
+
+impl Record {
+    fn new(mode: Mode) -> Result<Record> {
+        Ok(Record { id: new_secret()?, mode, namespaces: namespaces() })
+    }
+
+    fn read() -> Result<Option<Record>> {
+        match fs::read_to_string(record_file()) {
+            Ok(text) => {
+                serde_json::from_str(&text).map(Some).with_context(|| format!("{} is damaged", record_file().display()))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", record_file().display())),
+        }
+    }
+
+    fn write(&self) -> Result<()> {
+        fs::create_dir_all(HOME)?;
+        let temporary = record_file().with_extension("new");
+        fs::write(&temporary, serde_json::to_string(self)?)?;
+        fs::rename(&temporary, record_file()).with_context(|| format!("cannot write {}", record_file().display()))
+    }
+}
+
+fn record_file() -> PathBuf {
+    Path::new(HOME).join("lab.json")
+}
+
+#[derive(Debug)]
+struct Guard {
+    pipe: ChildStdin,
+}
+
+impl Guard {
+    fn start(id: &str) -> Result<Guard> {
+        let mut child = Command::new(binaries()?.join("trilith-lab"))
+            .args(["guard", id])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            // What kills the owner from the terminal must not kill its guard.
+            .process_group(0)
+            .spawn()
+            .context("cannot start trilith-lab beside the running program (cargo build -p trilith-lab)")?;
+        let pipe = child.stdin.take().context("a piped child has a standard input")?;
+        std::thread::spawn(move || child.wait());
+        Ok(Guard { pipe })
+    }
+
+    fn dismiss(mut self) -> Result<()> {
+        self.pipe.write_all(b"x").context("the laboratory's guard is gone")
+    }
+}
+
+/// Everything that is no namespace and no cgroup.
+const HOME: &str = "/run/trilith-lab";
+const LOCK: &str = "/run/trilith-lab.lock";
+const SWITCH: &str = "trilith-switch";
+const CLIENT_NETNS: &str = "trilith-client";
+/// Ports of the VIP that the set's document promises: HTTP and TCP echo.
+const PORTS: [u16; 2] = [80, 9000];
+/// The first `up` of a machine holds the lock while it builds the tree.
+const LOCK_DEADLINE: Duration = Duration::from_secs(300);
+/// From the last node's readiness until the VIPs have owners and HAProxy its backends.
+const SERVING_DEADLINE: Duration = Duration::from_secs(10);
+/// Nobody is waited for longer on this wire.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(200);

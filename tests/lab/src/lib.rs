@@ -1,0 +1,34 @@
+//! The laboratory: three containers of the very root tree that the appliance ships, on one bridge, at native speed.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`lab`] | bring the laboratory up, use it, take it down |
+//! | [`node`] | one container: boot, kill, freeze, run something inside |
+//! | [`switch`] | the wire between them: cut, heal, link down |
+//! | [`load`] | what clients see |
+//!
+//! ```no_run
+//! use trilith_lab::lab::{Lab, Mode};
+//! use trilith_lab::switch::Direction;
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = Lab::up(Mode::Trilith)?;
+//! lab.switch.cut("a", Direction::Both)?;
+//! lab.node("b")?.freeze()?;
+//! lab.heal()?;
+//! // Whoever brought the laboratory up takes it down, however this process ends.
+//! # Ok(()) }
+//! ```
+
+mod cgroup;
+mod command;
+pub mod container;
+pub mod forge;
+pub mod lab;
+pub mod load;
+pub mod netns;
+pub mod node;
+mod root;
+mod set;
+pub mod status;
+pub mod switch;
+pub mod wait;

@@ -1,0 +1,78 @@
+//! What a node's root is made of: the tree that mkosi built, and over it the overlays and today's binaries.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::run;
+use crate::lab::Mode;
+
+/// The layers of a root, uppermost first, ready for overlayfs' `lowerdir`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layers(Vec<PathBuf>);
+
+impl Layers {
+    /// Builds the tree if its inputs changed (showing progress on standard error) and stages what lies over it in
+    /// `stage`: a copy, so that files belong to root and do not change under a running node.
+    pub fn prepare(mode: Mode, stage: &Path) -> Result<Layers> {
+        let repo = repository()?;
+        let tree = match mode {
+            Mode::Trilith => "root",
+            Mode::Peer => "peer",
+        };
+        let status = Command::new(repo.join("image/build")).arg(tree).status().context("cannot start image/build")?;
+        if !status.success() {
+            bail!("image/build {tree} failed: {status}");
+        }
+        fs::create_dir_all(stage)?;
+        copy_tree(&repo.join("overlays/base"), stage)?;
+        copy_tree(&repo.join("overlays/services/lab"), stage)?;
+        let binaries = binaries()?;
+        install(&binaries.join("lab-service"), stage)?;
+        match mode {
+            Mode::Trilith => install(&binaries.join("trilith"), stage)?,
+            Mode::Peer => copy_tree(&repo.join("tests/lab/peer"), stage)?,
+        }
+        Ok(Layers(vec![stage.to_owned(), build_directory(&repo).join(tree)]))
+    }
+
+    /// The value of overlayfs' option `lowerdir`.
+    pub fn lowerdir(&self) -> String {
+        let paths: Vec<String> = self.0.iter().map(|path| path.display().to_string()).collect();
+        paths.join(":")
+    }
+}
+
+/// Where the programs of this build are: beside the running one, also when that is a test.
+pub fn binaries() -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("cannot find the running program")?;
+    let directory = exe.parent().context("a program lies in a directory")?;
+    let in_deps = directory.ends_with("deps") || directory.ends_with("examples");
+    Ok(if in_deps { directory.parent().unwrap_or(directory) } else { directory }.to_owned())
+}
+
+fn repository() -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    path.canonicalize().with_context(|| format!("the source tree is gone: {}", path.display()))
+}
+
+fn build_directory(repo: &Path) -> PathBuf {
+    std::env::var_os("TRILITH_BUILD").map_or_else(|| repo.join("build"), PathBuf::from)
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    let all = format!("{}/.", from.display());
+    run("cp", &["--recursive", "--no-dereference", "--preserve=mode,links", &all, &to.display().to_string()]).map(drop)
+}
+
+fn install(binary: &Path, stage: &Path) -> Result<()> {
+    let to = stage.join("usr/bin").join(binary.file_name().context("a binary has a name")?);
+    fs::create_dir_all(stage.join("usr/bin"))?;
+    fs::copy(binary, &to)
+        .with_context(|| format!("no {} (build it with `cargo build --workspace`)", binary.display()))?;
+    fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}

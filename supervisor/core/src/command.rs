@@ -84,12 +84,12 @@ pub enum Deed {
 /// The relay ring as one node sees it.
 ///
 /// A TCP packet for a VIP that belongs to no flow known here goes to `next`, its hop count one higher, unless it has made
-/// `last_hop` hops already: then this kernel answers it itself (with RST).
+/// more than `last_hop` hops already: then it has been everywhere, and this kernel answers it itself (with RST).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ring {
     /// The next live node, `None` when there is none.
     pub next: Option<NodeId>,
-    /// How many hops a packet may have made before it ends here: live nodes less one.
+    /// The last hop count that is still passed on: live nodes less one. The ring is closed, so the next one is where it began.
     pub last_hop: u8,
     /// MAC addresses of the other nodes (heartbeats carry them): only from these is a hop count believed.
     pub peer_macs: Vec<[u8; 6]>,

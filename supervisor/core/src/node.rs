@@ -22,7 +22,7 @@ use crate::peer::{Own, Peer};
 use crate::plant::{Bug, Planted};
 use crate::time::Time;
 use crate::vip::{View, Vip};
-use crate::wire::{Ask, Authentic, DiskRecord, Echo, Heartbeat, Session, What};
+use crate::wire::{Ask, Authentic, DiskRecord, Echo, Heartbeat, Session, VipReport, What};
 
 /// Epochs are reserved on disk in blocks of so many, so that no hand-over waits for a disk.
 pub const EPOCH_BLOCK: u64 = 4096;
@@ -59,6 +59,8 @@ pub struct Node {
     jitter: Jitter,
     lease: Duration,
     beat_due: Time,
+    /// The beat that is due answers the leader's.
+    following: bool,
     sent: VecDeque<Sent>,
     said: Option<Arc<Heartbeat>>,
     ring: Reconciled<Ring>,
@@ -174,6 +176,7 @@ impl Node {
             jitter: Jitter { value: Duration::ZERO, at: now },
             lease: bounds.min,
             beat_due: now,
+            following: false,
             sent: VecDeque::with_capacity(SENT),
             said: None,
             ring: Reconciled::new(),
@@ -216,10 +219,11 @@ impl Node {
             Event::Link { vip, up } => self.link(now, vip, up),
             Event::Conflict { vip, mac } => self.with_vip(now, vip, out, |v, view, out| v.conflict(view, mac, out)),
             Event::Unit { unit: Unit::Haproxy, active } => {
-                self.health.haproxy_active(now, active);
-                if !active {
+                // One that has just died is left to systemd for a while; one that never ran is started at once.
+                if !active && self.health.haproxy == Some(true) {
                     self.unit_due = now + UNIT_PATIENCE;
                 }
+                self.health.haproxy_active(now, active);
             }
             Event::Unit { unit: Unit::Service(_), .. } => {}
             Event::Probed { probe, answered } => self.probed(now, probe, answered, out),
@@ -325,7 +329,22 @@ impl Node {
             }
         }
         self.sent = sent;
+        self.fall_in(now, from);
         self.obey(now, from, out);
+    }
+
+    /// Answers the heartbeat of whoever owns the first VIP at once, so that its lease is renewed in one round trip and all
+    /// nodes wake at the same moments: half the wake-ups of three free rhythms.
+    fn fall_in(&mut self, now: Time, from: NodeId) {
+        let every = self.settings.set.lease.heartbeat;
+        let claims = |report: Option<&VipReport>| report.is_some_and(|r| r.claim.is_some());
+        let Some(first) = self.vips.first() else { return };
+        let leads = claims(self.peers[from.0 as usize].report(first.key()));
+        let follows = self.said.as_ref().is_some_and(|said| !claims(said.vips.first()));
+        if leads && follows && now + every / 2 >= self.beat_due {
+            self.beat_due = now;
+            self.following = true;
+        }
     }
 
     /// Does what an operator asked of a peer, if it is ours to do, once.
@@ -409,7 +428,9 @@ impl Node {
     }
 
     fn hand_over(&mut self, now: Time, vip: VipId, to: NodeId, out: &mut Vec<Command>) {
-        let willing = self.peers[to.0 as usize].fitness().is_some_and(|f| f.level() < 2);
+        let peer = &self.peers[to.0 as usize];
+        // A successor that does not hear us would never learn that it is one.
+        let willing = peer.hears_us(self.own, self.planted) && peer.fitness().is_some_and(|f| f.level() < 2);
         if to == self.own.me || !willing {
             return;
         }
@@ -444,6 +465,9 @@ impl Node {
             Some(_) => return Some(Err(Refused::NotFit(to))),
         }
         if owner == self.own.me {
+            if !self.peers[to.0 as usize].hears_us(self.own, self.planted) {
+                return Some(Err(Refused::NotHeard(to)));
+            }
             self.hand_over(now, vip, to, out);
         } else {
             let vip = self.vips[vip.0 as usize].key();
@@ -512,7 +536,9 @@ impl Node {
         self.reconcile(now, out);
         self.answer_operators(now, out);
         self.beat(now, out);
-        let others = [Some(self.beat_due), self.health.wake(), self.ring.retry, self.disk.retry, Some(self.quiet_until)];
+        let unit = (self.health.haproxy == Some(false)).then_some(self.unit_due);
+        let others =
+            [Some(self.beat_due), self.health.wake(), self.ring.retry, self.disk.retry, Some(self.quiet_until), unit];
         let backends = self.backends.iter().map(|b| b.retry);
         let wakes = others.into_iter().chain(backends).flatten().filter(|t| *t > now);
         self.deadline = wakes.fold(wake, Time::min).max(now);
@@ -680,7 +706,9 @@ impl Node {
         }
         if now >= self.beat_due {
             let every = self.settings.set.lease.heartbeat;
-            self.beat_due = (self.beat_due + every).max(now + every / 2);
+            // Whoever follows waits a little longer than the leader takes.
+            let slack = if std::mem::take(&mut self.following) { every / 4 } else { Duration::ZERO };
+            self.beat_due = (self.beat_due + every).max(now + every / 2) + slack;
         }
         self.own.counter = heartbeat.counter;
         if self.sent.len() == SENT {
@@ -721,7 +749,7 @@ impl Node {
 
 /// Whether a heartbeat says something that cannot wait: everything but counters and what merely goes on.
 fn is_news(before: &Heartbeat, now: &Heartbeat) -> bool {
-    let vip_news = |(a, b): (&crate::wire::VipReport, &crate::wire::VipReport)| {
+    let vip_news = |(a, b): (&VipReport, &VipReport)| {
         a.claim != b.claim || a.successor != b.successor || a.grant.map(|g| (g.owner, g.epoch)) != b.grant.map(|g| (g.owner, g.epoch))
     };
     // Whoever is not believed can wait for the next heartbeat: otherwise each replayed datagram would set off one of ours.

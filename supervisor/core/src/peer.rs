@@ -85,7 +85,8 @@ impl Peer {
         let same = self.believed.as_ref().filter(|b| b.heartbeat.session == session);
         if !self.is_fresh(own, heartbeat, planted) {
             let newer = self.candidate.is_none_or(|(s, c)| s != session || counter > c);
-            if newer && same.is_none() {
+            // While its believed session lives no other one is echoed; a replayed one must not be remembered in its place.
+            if newer && same.is_none() && !self.live {
                 self.candidate = Some((session, counter));
             }
             return None;

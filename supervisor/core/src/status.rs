@@ -32,6 +32,9 @@ pub struct Status {
     /// What HAProxy counts; added by the shell.
     #[serde(default)]
     pub flows: Option<Flows>,
+    /// What the peer channel counts; added by the shell.
+    #[serde(default)]
+    pub channel: Option<Channel>,
 }
 
 /// One VIP as this node sees it.
@@ -141,4 +144,19 @@ pub struct BackendStatus {
     pub state: String,
     /// Connections now.
     pub current: u64,
+}
+
+/// What the peer channel has counted since the supervisor's start, in datagrams.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Channel {
+    /// Sent to peers, on the direct path.
+    pub sent: u64,
+    /// Sent by way of the gateway, because the peer was silent.
+    pub detoured: u64,
+    /// Not sent: no route, no neighbour, or refused by a firewall.
+    pub not_sent: u64,
+    /// Authentic ones received.
+    pub received: u64,
+    /// Refused: forged, replayed, malformed, or not from a node's address.
+    pub refused: u64,
 }

@@ -260,6 +260,14 @@ impl Vip {
             }
         }
         self.voter.observe(report.seen);
+        // A lone survivor may hear a voter of the new owner without hearing that owner itself.
+        if let Some(grant) = report.grant.filter(|grant| grant.owner != v.own.me)
+            && let Some(epoch) = self.lone.take()
+        {
+            self.linger_until = Some(v.now + v.lease);
+            let (to, why) = (Some(grant.owner), WhyYield::Rejoined(grant.owner));
+            self.log(v, out, Decision::Yield { vip: self.id, epoch, to, why });
+        }
         let base = match self.role {
             Role::Idle => return,
             Role::Asking { epoch, .. } => epoch,
@@ -433,7 +441,8 @@ impl Vip {
     /// Better candidates go first; each gets the time of a heartbeat.
     fn ask_at(&self, v: &View, since: Time) -> Time {
         let mine = (
-            !self.named(v, v.own.me),
+            // Whoever has just passed the VIP on does not take it back because somebody named it earlier.
+            self.successor.is_some() || !self.named(v, v.own.me),
             v.fitness.level(),
             v.now < self.hold_off_until,
             self.distance(v, v.own.me),

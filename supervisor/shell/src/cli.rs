@@ -249,7 +249,8 @@ fn supervise(config: PathBuf, node: Option<String>) -> Exit {
     log.with_ansi(false).without_time().init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(run::supervise(config, node)),
+        // As a task, because waking the outermost future costs a system call each time (tokio's current-thread runtime).
+        Ok(runtime) => runtime.block_on(async { tokio::spawn(run::supervise(config, node)).await? }),
         Err(error) => Err(anyhow::Error::new(error).context("starting the runtime")),
     };
     let Err(error) = ended else { return Exit::Ok };

@@ -45,11 +45,6 @@ impl Notify {
         self.send("WATCHDOG=1");
     }
 
-    /// One line for `systemctl status`.
-    pub fn status(&self, line: &str) {
-        self.send(&format!("STATUS={}", line.replace('\n', " ")));
-    }
-
     /// The process is about to end.
     pub fn stopping(&self) {
         self.send("STOPPING=1");
@@ -96,12 +91,11 @@ mod tests {
 
     fn heard_through(name: &[u8], listener: &UnixDatagram) -> Vec<String> {
         let notify = Notify { socket: Some(open(name).unwrap()), watchdog: None };
-        notify.status("two\nlines");
         notify.ready();
         notify.alive();
         notify.stopping();
         let mut buffer = [0; 64];
-        (0..4)
+        (0..3)
             .map(|_| {
                 let length = listener.recv(&mut buffer).unwrap();
                 String::from_utf8(buffer[..length].to_vec()).unwrap()
@@ -109,7 +103,7 @@ mod tests {
             .collect()
     }
 
-    const ALL: [&str; 4] = ["STATUS=two lines", "READY=1", "WATCHDOG=1", "STOPPING=1"];
+    const ALL: [&str; 3] = ["READY=1", "WATCHDOG=1", "STOPPING=1"];
 
     #[test]
     fn an_abstract_socket_hears_every_message() {

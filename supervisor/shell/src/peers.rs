@@ -127,6 +127,15 @@ pub struct Stats {
     pub overflowed: u64,
 }
 
+/// How much of a queue was read.
+#[derive(PartialEq, Eq)]
+enum Drained {
+    /// All.
+    Dry,
+    /// A batch; there may be more.
+    ForNow,
+}
+
 struct Channel {
     me: NodeId,
     sealer: Sealer,
@@ -161,9 +170,10 @@ impl Channel {
                     None => return,
                 },
                 queue = next_readable(&self.sockets, self.first_queue, self.lobby_opens) => {
-                    self.drain(queue, &mut buffer);
-                    // Whatever waits in the rest of the supervisor comes before the next batch.
-                    tokio::task::yield_now().await;
+                    if self.drain(queue, &mut buffer) == Drained::ForNow {
+                        // Whatever waits in the rest of the supervisor comes before the next batch.
+                        tokio::task::yield_now().await;
+                    }
                 }
             }
         }
@@ -211,7 +221,7 @@ impl Channel {
         }
     }
 
-    fn drain(&mut self, queue: usize, buffer: &mut [u8]) {
+    fn drain(&mut self, queue: usize, buffer: &mut [u8]) -> Drained {
         self.first_queue = (queue + 1) % self.sockets.len();
         if queue == LOBBY {
             self.lobby_opens = Some(tokio::time::Instant::now() + LOBBY_PAUSE);
@@ -219,11 +229,12 @@ impl Channel {
         for _ in 0..BATCH {
             match self.sockets[queue].try_recv_from(buffer) {
                 Ok((length, source)) => self.take(&buffer[..length], source),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Drained::Dry,
                 // An ICMP error that came back for something sent; the next call goes on.
                 Err(_) => {}
             }
         }
+        Drained::ForNow
     }
 
     fn take(&mut self, datagram: &[u8], source: SocketAddr) {

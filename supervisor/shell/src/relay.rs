@@ -25,10 +25,11 @@
 //! # Why not connection tracking
 //!
 //! `ct state invalid` would tell the same. But it costs a lookup, a lock and a state machine for each packet in both
-//! directions, and its table overflows under a flood, which refuses new connections to a HAProxy that could still serve
-//! them. A socket lookup is what the kernel does anyway, needs no timeouts, and cannot overflow. Its one blind spot is the
-//! time between a SYN cookie and its ACK, when the kernel keeps nothing; a small set of the cookies that were sent fills it,
-//! and stays empty until the kernel begins to send cookies.
+//! directions: measured between two namespaces, 1.7 µs for a request and its answer and 10 µs for a connection, where these
+//! rules take 0.4 and 2.6 (two hooks without any rule take 0.2 and 1.0). And its table overflows under a flood, which refuses
+//! new connections to a HAProxy that could still serve them. A socket lookup is what the kernel does anyway, needs no
+//! timeouts, and cannot overflow. Its one blind spot is the time between a SYN cookie and its ACK, when the kernel keeps
+//! nothing; a small set of the cookies that were sent fills it, and stays empty until the kernel begins to send cookies.
 //!
 //! # The hop count
 //!
@@ -179,10 +180,10 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
         return format!("add table {ip} trilith\ndelete table {ip} trilith\n");
     }
     let addresses = vips.iter().map(|vip| vip.address.to_string()).collect::<Vec<_>>().join(", ");
-    let places =
-        vips.iter().map(|vip| format!("\"{}\" . {}", vip.interface, vip.address)).collect::<Vec<_>>().join(", ");
     let interfaces: BTreeSet<_> =
         vips.iter().map(|vip| &vip.interface).filter(|name| present.contains(*name)).collect();
+    let carriers: BTreeSet<_> = vips.iter().map(|vip| format!("\"{}\"", vip.interface)).collect();
+    let carriers = carriers.into_iter().collect::<Vec<_>>().join(", ");
     let next = ring.and_then(|ring| ring.next).and_then(|next| settings.nodes.get(usize::from(next.0)));
     let next = next.and_then(|node| family.address(node)).filter(|_| !interfaces.is_empty());
     // A packet makes one hop more than the last node is away: it ends where it started, at the node that owns the VIP.
@@ -221,15 +222,17 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
     // The order is that of frequency: what belongs to a known flow leaves at the second rule.
     rule("input", format!("{ip} daddr != {{ {addresses} }} accept"));
     rule("input", format!("socket mark {MARK:#x} accept"));
-    rule("input", format!("iifname . {ip} daddr != {{ {places} }} accept"));
     rule("input", format!("tcp flags & (fin|syn|rst|ack) == syn meta mark set {MARK:#x} accept"));
-    rule("input", "meta l4proto tcp goto stray".to_owned());
-    rule("input", format!("{} goto stray", family.errors()));
+    // A listener has no mark. `socket mark` ends a rule for half-open and TIME_WAIT sockets, `socket transparent` (0 or 1)
+    // only where there is no socket at all.
+    rule("input", format!("socket mark != {MARK:#x} goto stray"));
+    rule("input", "socket transparent <= 1 accept".to_owned());
+    rule("input", "goto stray".to_owned());
 
-    // `socket mark` ends a rule for half-open and TIME_WAIT sockets, `socket transparent` only where there is none at all.
-    rule("stray", format!("socket mark != {MARK:#x} goto ring"));
-    rule("stray", "socket transparent { 0, 1 } accept".to_owned());
-    rule("stray", "goto ring".to_owned());
+    // The node's own requests to its VIP, on `lo`, have nowhere else to go; neither has what is no TCP.
+    rule("stray", format!("iifname != {{ {carriers} }} accept"));
+    rule("stray", "meta l4proto tcp goto ring".to_owned());
+    rule("stray", format!("{} goto ring", family.errors()));
 
     // A cookie is good for one ACK; after that the connection has a marked socket.
     rule("ring", format!("{flow} @cookies delete @cookies {{ {flow} }} goto end"));
@@ -261,8 +264,8 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
     rule("end", format!("meta mark set {MARK:#x} accept"));
 
     // A SYN-ACK without a half-open socket carries a cookie: the kernel keeps nothing of it, so this set does.
-    rule("output", format!("{ip} saddr {{ {addresses} }} tcp flags & (syn|ack) == (syn|ack) goto synack"));
-    rule("synack", "socket transparent { 0, 1 } accept".to_owned());
+    rule("output", format!("tcp flags & (syn|ack) == (syn|ack) {ip} saddr {{ {addresses} }} goto synack"));
+    rule("synack", "socket transparent <= 1 accept".to_owned());
     rule("synack", format!("add @cookies {{ {ip} daddr . tcp dport . {ip} saddr . tcp sport }}"));
     text
 }

@@ -17,7 +17,7 @@ use trilith_core::config::Settings;
 use trilith_core::decision::{Decision, describe, describe_accepted, describe_refused};
 use trilith_core::event::{Event, Probe, Request, Unit};
 use trilith_core::node::Node;
-use trilith_core::status::{DecisionStatus, Status};
+use trilith_core::status::{Channel, DecisionStatus, Status};
 use trilith_core::time::Time;
 use trilith_core::wire::Session;
 
@@ -162,7 +162,8 @@ impl Run {
     fn serve(&mut self, request: control::Request, reply: oneshot::Sender<control::Response>, shells: &mut Shells) {
         match request.resolve(&self.settings) {
             Ok(Asked::Status) => {
-                let status = self.status();
+                let mut status = self.status();
+                status.channel = Some(channel(shells.peers.stats()));
                 let (haproxy, net) = (shells.haproxy.clone(), shells.net.clone());
                 tokio::spawn(async move {
                     let status = with_flows(status, &haproxy, &net).await;
@@ -188,6 +189,12 @@ impl Run {
             .collect();
         status
     }
+}
+
+fn channel(stats: peers::Stats) -> Channel {
+    let refused = stats.forged + stats.replayed + stats.malformed + stats.thrown_away;
+    let peers::Stats { sent, detoured, not_sent, received, .. } = stats;
+    Channel { sent, detoured, not_sent, received, refused }
 }
 
 async fn with_flows(mut status: Status, haproxy: &haproxy::Handle, net: &net::Handle) -> Status {

@@ -33,14 +33,23 @@ pub struct Plan {
     pub poison: Vec<(u64, VipId)>,
     /// All faults but the lasting ones have ended by then, in microseconds.
     pub heal: u64,
-    /// After the heal an operator moves a VIP, and nobody may notice.
-    pub epilogue: bool,
+    /// What happens once everything is well again.
+    pub epilogue: Option<Epilogue>,
     /// Datagrams are really sealed and opened.
     pub sealed: bool,
     /// How often somebody replays old datagrams or sends forged ones, in each simulated second.
     pub attacks_per_s: u64,
     /// Delay of a datagram, in microseconds: at the least, and how much more at the most.
     pub delay_us: (u64, u64),
+}
+
+/// What happens once everything is well again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epilogue {
+    /// An operator moves a VIP, and nobody may notice.
+    Move,
+    /// Somebody foreign claims a VIP, and the clients must soon know better.
+    Poison,
 }
 
 /// A fault and its time.
@@ -146,7 +155,15 @@ impl Plan {
             requests: Vec::new(),
             poison: Vec::new(),
             heal: rng.between(1_200_000, 2_600_000),
-            epilogue: rng.chance(300),
+            epilogue: rng.pick(&[
+                None,
+                None,
+                None,
+                None,
+                Some(Epilogue::Move),
+                Some(Epilogue::Move),
+                Some(Epilogue::Poison),
+            ]),
             sealed: rng.chance(SEALED_PERMILLE),
             attacks_per_s: if rng.chance(400) { rng.between(5, 200) } else { 0 },
             delay_us: rng.pick(&[(20, 30), (50, 200), (100, 1000), (1000, 4000)]),

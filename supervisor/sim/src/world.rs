@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::conditions::Conditions;
 use crate::machine::{HaproxyState, Kernel, Machine, Pending, Seal, Shell, Supervisor};
 use crate::net::{Attacker, Datagram};
-use crate::plan::{Disk, Fault, NODES, Plan};
+use crate::plan::{Disk, Epilogue, Fault, NODES, Plan};
 use crate::rng::Rng;
 use crate::stats::Stats;
 use crate::trace::Trace;
@@ -108,7 +108,9 @@ enum Phase {
     /// No new faults; the set may take its time.
     Healing { settled_since: Option<u64> },
     /// A planned move while nothing is wrong.
-    Epilogue { vip: usize, to: usize, since: u64, ticket: u64 },
+    Moving { vip: usize, to: usize, since: u64, ticket: u64 },
+    /// Somebody foreign has claimed a VIP while nothing else is wrong.
+    Poisoned { vip: usize, since: u64 },
 }
 
 struct Queued {
@@ -777,11 +779,23 @@ impl<'a> World<'a> {
         match self.phase {
             Phase::Faults => {}
             Phase::Healing { settled_since } => self.poll_healing(settled_since),
-            Phase::Epilogue { vip, to, since, ticket } => {
+            Phase::Moving { vip, to, since, ticket } => {
                 if self.tickets.contains(&ticket) && self.now - since > MOVE_BOUND_US {
                     self.break_off("3 liveness", format!("vip {vip} was to move to node {to}, and did not"));
                 }
                 self.over = self.now - since > EPILOGUE_US;
+            }
+            Phase::Poisoned { vip, since } => {
+                if self.now - since > CONFLICT_BOUND_US {
+                    let duped = self.clients.cache.iter().any(|cache| cache[vip] == Neighbour::Foreign);
+                    if duped {
+                        self.break_off(
+                            "3 liveness",
+                            format!("somebody foreign is still taken for the owner of vip {vip}"),
+                        );
+                    }
+                    self.over = true;
+                }
             }
         }
     }
@@ -797,32 +811,37 @@ impl<'a> World<'a> {
             }
         };
         self.phase = Phase::Healing { settled_since };
-        let calm_us = if self.plan.epilogue { CALM_FOR_EPILOGUE_US } else { CALM_US };
+        let calm_us = if self.plan.epilogue.is_some() { CALM_FOR_EPILOGUE_US } else { CALM_US };
         if let Some(since) = settled_since.filter(|since| self.now - since >= calm_us) {
             self.stats.settled_us += since - self.plan.heal;
-            let nobody_broken = self.conditions == Conditions::default();
-            if self.plan.epilogue && nobody_broken && self.machines.len() > 1 {
-                self.begin_epilogue();
-            } else {
-                self.over = true;
+            match self.plan.epilogue.filter(|_| self.conditions == Conditions::default()) {
+                Some(Epilogue::Move) if self.machines.len() > 1 => self.move_in_calm(),
+                Some(Epilogue::Poison) => self.poison_in_calm(),
+                _ => self.over = true,
             }
         }
     }
 
-    fn begin_epilogue(&mut self) {
+    fn move_in_calm(&mut self) {
         let vip = self.rng.index(self.plan.vips());
         let owner = (0..self.machines.len()).find(|n| self.scene().owns(*n, vip).is_some()).unwrap_or(0);
         let to = (owner + 1 + self.rng.index(self.machines.len() - 1)) % self.machines.len();
         let asked = self.rng.index(self.machines.len());
-        note!(self, None, "epilogue: vip {vip} moves from node {owner} to node {to}");
+        note!(self, None, "all is well: vip {vip} moves from node {owner} to node {to}");
         self.checks.flows.calm = true;
-        self.phase = Phase::Epilogue { vip, to, since: self.now, ticket: self.stats.requests + 1 };
+        self.phase = Phase::Moving { vip, to, since: self.now, ticket: self.stats.requests + 1 };
         self.ask(asked, Request::Move { vip: VipId(vip as u8), to: NodeId(to as u8) });
+    }
+
+    fn poison_in_calm(&mut self) {
+        let vip = self.rng.index(self.plan.vips());
+        self.phase = Phase::Poisoned { vip, since: self.now };
+        self.poison(VipId(vip as u8));
     }
 
     /// While nothing is wrong somebody answers for every VIP at every moment.
     pub(crate) fn watch_for_a_gap(&mut self) {
-        if !matches!(self.phase, Phase::Epilogue { .. }) {
+        if !matches!(self.phase, Phase::Moving { .. }) {
             return;
         }
         for vip in 0..self.plan.vips() {
@@ -884,6 +903,8 @@ const CALM_US: u64 = 150_000;
 const CALM_FOR_EPILOGUE_US: u64 = 600_000;
 /// A planned move takes no longer, in microseconds.
 const MOVE_BOUND_US: u64 = 300_000;
+/// So long after a foreign claim the clients know better: what goes on may delay the announcement a little.
+const CONFLICT_BOUND_US: u64 = 80_000;
 /// So long the world is watched after it.
 const EPILOGUE_US: u64 = 800_000;
 /// So many things may happen in the same microsecond.

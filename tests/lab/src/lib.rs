@@ -6,6 +6,7 @@
 //! | [`node`] | one container: boot, kill, freeze, run something inside |
 //! | [`switch`] | the wire between them: cut, heal, link down |
 //! | [`load`] | what clients see |
+//! | [`bench`] | what moving or losing a node costs them |
 //!
 //! ```no_run
 //! use trilith_lab::lab::{Lab, Mode};
@@ -19,6 +20,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod bench;
 mod cgroup;
 mod command;
 pub mod container;

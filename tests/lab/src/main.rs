@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use trilith_lab::lab::{self, Lab, Mode, OnFailure};
+use trilith_lab::bench::{self, Bench};
 use trilith_lab::{container, status};
 
 /// Three containers of the appliance's own root tree on one bridge, and clients that talk to the VIP.
@@ -22,6 +23,9 @@ enum Top {
     /// Bring the laboratory up and down, look at it, get into it.
     #[command(subcommand)]
     Lab(LabCommand),
+    /// Measure; the last line is one JSON object.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Becomes the container of a node.
     #[command(hide = true)]
     Container { node: String },
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
 fn run(command: Top) -> Result<()> {
     match command {
         Top::Lab(command) => run_lab(command),
+        Top::Bench(command) => bench::run(command),
         Top::Container { node } => container::become_container(Lab::attach()?.node(&node)?),
         Top::Guard { id } => lab::guard(&id),
     }

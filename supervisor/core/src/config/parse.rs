@@ -278,8 +278,8 @@ const HEARTBEATS_PER_LEASE: u32 = 3;
 const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(1);
 const LONGEST_LEASE: Duration = Duration::from_secs(10);
 const DEFAULT_LEASE: LeaseBounds = LeaseBounds {
-    heartbeat: Duration::from_millis(25),
-    min: Duration::from_millis(100),
+    heartbeat: Duration::from_millis(40),
+    min: Duration::from_millis(120),
     max: Duration::from_millis(500),
 };
 const REBALANCE_AFTER: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3_600);

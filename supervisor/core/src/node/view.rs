@@ -13,7 +13,7 @@ use crate::time::Time;
 const SCHEMA: u32 = 1;
 
 impl Node {
-    /// What this node knows, for `status`. `decisions`, `flows` and `uptime_ms` are left to the shell.
+    /// What this node knows, for `status`. `decisions`, `flows`, `channel` and `uptime_ms` are left to the shell.
     pub fn status(&self, now: Time) -> Status {
         let settings = &self.settings;
         Status {
@@ -36,6 +36,7 @@ impl Node {
             alarms: self.alarms(now),
             decisions: Vec::new(),
             flows: None,
+            channel: None,
         }
     }
 
@@ -130,6 +131,8 @@ impl Node {
             let name = &status.name;
             match (status.heard, status.reason) {
                 (false, _) => alarms.push(format!("node {name} is not heard")),
+                // Whoever drained it knows; the verdict still says that it is out of service.
+                (true, Some(_)) if status.drained => {}
                 (true, Some(reason)) => alarms.push(format!("node {name} is {}: {reason}", status.fitness)),
                 (true, None) if !status.hears_us => alarms.push(format!("node {name} does not hear this node")),
                 (true, None) if status.fingerprint != Some(fingerprint(self.settings.fingerprint)) => {

@@ -15,6 +15,7 @@ fn an_empty_status_is_what_the_schema_says() {
     status.vips.clear();
     status.decisions.clear();
     status.flows = None;
+    status.channel = None;
     status.relay.next = None;
     for node in &mut status.nodes {
         (node.zone, node.reason, node.silent_ms) = (None, None, None);

@@ -151,6 +151,11 @@ fn facts(status: &Status, width: usize, paint: Paint) -> Vec<String> {
         );
         facts.push(("Flows", text));
     }
+    if let Some(channel) = &status.channel {
+        let detour = if channel.detoured > 0 { format!(", {} by way of the gateway", channel.detoured) } else { String::new() };
+        let text = format!("{} sent{detour}, {} received, {} refused", channel.sent, channel.received, channel.refused);
+        facts.push(("Peers", text));
+    }
     let mut lines = Vec::new();
     for (name, text) in facts {
         for (place, part) in wrap(&text, width - 10).iter().enumerate() {
@@ -210,7 +215,7 @@ const SHOWN_DECISIONS: usize = 10;
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use trilith_core::status::{BackendStatus, DecisionStatus, Relay, Timers};
+    use trilith_core::status::{BackendStatus, Channel, DecisionStatus, Relay, Timers};
 
     /// A status in which every field says something.
     pub fn full() -> Status {
@@ -275,6 +280,7 @@ pub mod tests {
                 relayed: 412,
                 backends: vec![server("portal", "a", 401), server("portal", "b", 400), server("echo", "a", 2)],
             }),
+            channel: Some(Channel { sent: 91_204, detoured: 0, not_sent: 0, received: 91_198, refused: 0 }),
         }
     }
 

@@ -144,13 +144,21 @@ impl Proxy {
     /// Sends a signal to all its processes, named as for `kill`.
     pub fn signal(&self, name: &str) {
         let id = self.0.id();
-        shell(&format!("kill -{name} $(cat /proc/{id}/task/{id}/children) {id}"));
+        // A worker that a reload has replaced may end just now.
+        shell(&format!("kill -{name} $(cat /proc/{id}/task/{id}/children) {id} || true"));
     }
 
-    /// Kills it hard, as systemd does for a restart, and waits until it is gone.
-    pub fn kill(mut self) {
+    /// Kills it hard, as systemd does for a restart, and waits until nothing of it is left.
+    pub async fn kill(mut self) {
         self.signal("KILL");
         self.0.wait().unwrap();
+        for _ in 0..200 {
+            if TcpStream::connect(("10.77.0.10", 80)).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("HAProxy outlives its death");
     }
 }
 

@@ -60,7 +60,7 @@ async fn states_and_configuration_hold_through_restart_reload_and_refusal() {
     order(&handle, &mut events, 0, BackendState::Ready).await;
 
     // Killed, started again by someone else: once more as wanted.
-    proxy.kill();
+    proxy.kill().await;
     order(&handle, &mut events, 2, BackendState::Drain).await;
     let proxy = Proxy::start(&root).await;
     assert_eq!(served().await, "ab");

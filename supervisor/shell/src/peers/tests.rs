@@ -1,7 +1,7 @@
 //! The channel on the loopback of a network of its own, where every 127.0.0.x is at hand: an attacker takes a node's address
 //! by binding to it. Needs root.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -98,6 +98,31 @@ async fn what_has_come_from_far_away_never_reaches_us() {
         socket.send_to(&datagram, "127.0.0.12:21040").expect("send");
     }
     assert_eq!(b.next_peer().await.map(|(_, heartbeat)| heartbeat.counter), Some(3));
+    assert_eq!(b.handle.stats().thrown_away, 2);
+}
+
+#[tokio::test]
+async fn over_ipv6_the_same_is_taken_and_the_same_thrown_away() {
+    own_network();
+    let mut settings = settings(21_045);
+    for (node, last) in settings.nodes.iter_mut().zip(0x11..) {
+        node.address = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last).into();
+        shell(&format!("ip -6 address add {}/128 dev lo nodad", node.address));
+    }
+    let (mut a, mut b, c) = (node(&settings, A), node(&settings, B), node(&settings, C));
+    for _ in 0..3 {
+        greet(&mut a, &mut b).await;
+    }
+    assert_eq!(a.handle.stats().received, 3);
+    let mut sealer = Sealer::new(SECRET, &settings.set.name, C, c.session);
+    let mut datagram = Vec::new();
+    sealer.seal(&heartbeat(c.session, 1), &mut datagram);
+    for (source, hops) in [("[fd77::11]:0", 255), ("[fd77::13]:0", 64), ("[fd77::13]:0", 254)] {
+        let socket = UdpSocket::bind(source).expect("bind");
+        SockRef::from(&socket).set_unicast_hops_v6(hops).expect("hop limit");
+        socket.send_to(&datagram, "[fd77::12]:21045").expect("send");
+    }
+    assert_eq!(b.next_peer().await.map(|(from, _)| from), Some(C));
     assert_eq!(b.handle.stats().thrown_away, 2);
 }
 

@@ -7,6 +7,7 @@ mod flows;
 mod log;
 mod ownership;
 mod settled;
+mod successor;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use flows::Flows;
 pub use log::Log;
 pub use ownership::OneOwner;
 pub use settled::settled;
+pub use successor::Successor;
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +90,7 @@ pub struct Checks {
     log: Log,
     bounds: Bounds,
     address: Address,
+    successor: Successor,
     /// Connections.
     pub flows: Flows,
 }
@@ -101,6 +104,7 @@ impl Checks {
             log: Log::default(),
             bounds: Bounds::default(),
             address: Address::default(),
+            successor: Successor::default(),
             flows: Flows::default(),
         }
     }
@@ -114,6 +118,7 @@ impl Checks {
         self.ownership.step(scene, step).map_err(broken("1 one owner"))?;
         self.epochs.step(step).map_err(broken("2 epochs never regress"))?;
         self.log.step(scene, step).map_err(broken("10 every decision is logged"))?;
+        self.successor.step(scene, step).map_err(broken("9 nothing breaks"))?;
         self.bounds.step(scene.now, step).map_err(broken("bounded work"))
     }
 
@@ -134,6 +139,7 @@ impl Checks {
     pub fn started(&mut self, node: usize, forgetful: bool) {
         self.epochs.started(node, forgetful);
         self.log.started(node);
+        self.successor.started(node);
     }
 
     /// A machine whose clock stood still goes on.

@@ -1,0 +1,120 @@
+//! Connections that every node carries a share of, and who carries which.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::haproxy;
+use super::said::{VIPS, move_vip, settle};
+use crate::lab::{Lab, VIP};
+use crate::load::{Break, Established, EstablishedOptions, EstablishedReport, Stall, Window};
+
+/// Who carries a connection: the node whose HAProxy accepted it, and the node whose service answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carrier {
+    pub front: String,
+    pub back: String,
+}
+
+/// Connections to the echo service, as many on each of some nodes.
+pub struct Flows {
+    groups: Vec<Established>,
+    carriers: BTreeMap<u16, Carrier>,
+}
+
+/// What became of them.
+pub struct Fate {
+    carriers: BTreeMap<u16, Carrier>,
+    breaks: Vec<Break>,
+    stalls: Vec<Stall>,
+}
+
+impl Flows {
+    /// Moves the VIPs to each of the nodes in turn, connects there, and so leaves them on the last one.
+    ///
+    /// # Errors
+    /// When a move or a connection fails, or HAProxy knows of fewer than there are.
+    pub fn on(lab: &Lab, nodes: &[&str], each: usize, interval: Duration) -> Result<Flows> {
+        let mut groups = Vec::new();
+        for name in nodes {
+            for vip in VIPS {
+                move_vip(lab.node(name)?, vip, name)?;
+            }
+            groups.push(Established::start(EstablishedOptions {
+                netns: Some(lab.client.path()),
+                connections: each,
+                interval,
+                // It is the breaks that count; how long a connection may stall is the row's own measure.
+                dead_after: Duration::from_secs(60),
+                ..EstablishedOptions::new(SocketAddr::from((VIP, ECHO_PORT)))
+            })?);
+        }
+        let mut carriers = BTreeMap::new();
+        for name in nodes {
+            for (port, back) in haproxy::sessions(lab.node(name)?)? {
+                carriers.insert(port, Carrier { front: (*name).to_owned(), back });
+            }
+        }
+        let ports: Vec<u16> = groups.iter().flat_map(Established::local_ports).collect();
+        carriers.retain(|port, _| ports.contains(port));
+        ensure!(carriers.len() == ports.len(), "{} connections, HAProxy knows {}", ports.len(), carriers.len());
+        Ok(Flows { groups, carriers })
+    }
+
+    /// What became of them so far.
+    pub fn fate(&self) -> Fate {
+        self.gather(self.groups.iter().map(|group| group.report(Window::ALL)).collect())
+    }
+
+    /// Waits for the last echoes of all groups at once, closes, and says what became of them.
+    pub fn finish(mut self) -> Result<Fate> {
+        let groups = std::mem::take(&mut self.groups);
+        let endings: Vec<_> = groups.into_iter().map(|group| thread::spawn(|| group.finish())).collect();
+        let reports = endings.into_iter().map(|ending| ending.join().ok().context("a load thread has panicked"));
+        Ok(self.gather(reports.collect::<Result<_>>()?))
+    }
+
+    fn gather(&self, reports: Vec<EstablishedReport>) -> Fate {
+        let (mut breaks, mut stalls) = (Vec::new(), Vec::new());
+        for report in reports {
+            breaks.extend(report.broken_at);
+            stalls.extend(report.stalls);
+        }
+        Fate { carriers: self.carriers.clone(), breaks, stalls }
+    }
+}
+
+impl Fate {
+    /// How many connections there were whose carrier is like that.
+    pub fn count(&self, like: impl Fn(&Carrier) -> bool) -> usize {
+        self.carriers.values().filter(|carrier| like(carrier)).count()
+    }
+
+    /// The breaks of those whose carrier is like that.
+    pub fn breaks(&self, like: impl Fn(&Carrier) -> bool) -> Vec<&Break> {
+        self.breaks.iter().filter(|it| self.carriers.get(&it.local_port).is_some_and(&like)).collect()
+    }
+
+    /// The longest time from a ping to its echo, in milliseconds, of those whose carrier is like that; below 10 it is 0.
+    pub fn stall_ms(&self, like: impl Fn(&Carrier) -> bool) -> f64 {
+        let stalls = self.stalls.iter().filter(|it| self.carriers.get(&it.local_port).is_some_and(&like));
+        stalls.map(|it| it.stall_ms).fold(0.0, f64::max)
+    }
+}
+
+/// The set at rest, both VIPs on that node.
+///
+/// # Errors
+/// When it does not come to rest, or a move fails.
+pub fn at_home(lab: &Lab, node: &str) -> Result<()> {
+    settle(lab)?;
+    VIPS.iter().try_for_each(|vip| move_vip(lab.node(node)?, vip, node))
+}
+
+/// The echo service at the VIP.
+pub const ECHO_PORT: u16 = 9000;
+/// The HTTP service at the VIP.
+pub const HTTP_PORT: u16 = 80;

@@ -13,11 +13,18 @@ default:
 setup:
     @image/setup
 
-# Format, lints, unit tests, short simulation: before every commit, under 3 minutes warm.
-check: setup
+# Format, lints, licences, unit tests, short simulation: before every commit, under 3 minutes warm.
+check: setup licences
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- --deny warnings
     cargo test --workspace --quiet
+    cargo run --profile sim --quiet --package trilith-sim -- run 2000
+
+# The licences of all dependencies against the list under review. (Advisories need a database from outside: not here.)
+licences:
+    @cargo metadata --locked --format-version 1 | jq --raw-output '.packages[] | select(.source) | .license // "none"' \
+        | sort --unique | diff tests/budgets/licences - \
+        || { echo "licences: the dependencies' licences differ from tests/budgets/licences: review, then record them there" >&2; exit 1; }
 
 # Everything that check does, then the laboratory's own tests.
 test: check root binaries

@@ -18,7 +18,7 @@ check: setup licences
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- --deny warnings
     cargo test --workspace --quiet
-    cargo run --profile sim --quiet --package trilith-sim -- run 2000
+    cargo run --profile sim --quiet --package trilith-sim -- 2000
 
 # The licences of all dependencies against the list under review. (Advisories need a database from outside: not here.)
 licences:
@@ -41,7 +41,7 @@ lab *args: setup
 
 # Simulate that many seeds, or one seed again: sim 100000, sim --seed 8361.
 sim *args:
-    @cargo run --release --quiet --package trilith-sim -- "$@"
+    @cargo run --profile sim --quiet --package trilith-sim -- "$@"
 
 # Measure: handover | failover | faults | proxy | idle. The last line is one JSON object.
 bench *args: root binaries

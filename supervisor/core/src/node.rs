@@ -7,22 +7,28 @@
 //! [`Node::step`] takes in one event and then looks at everything again: what follows from a fact is decided in one place, whatever
 //! brought the fact. Nothing here waits, fails or reads a clock.
 
+mod beat;
+mod operator;
+mod reconcile;
 mod view;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::command::{Accepted, BackendState, Command, Deed, Refused, Ring};
-use crate::config::{MAX_NODES, NodeId, Settings, VipId};
-use crate::decision::{Decision, Ordered, WhyYield};
-use crate::event::{Event, Probe, Request, Unit};
+use crate::command::{BackendState, Command, Deed, Ring};
+use crate::config::{NodeId, Settings, VipId};
+use crate::decision::Decision;
+use crate::event::{Event, Probe, Unit};
 use crate::health::{Fitness, Health, Reason, UNIT_PATIENCE};
 use crate::peer::{Own, Peer};
 use crate::plant::{Bug, Planted};
 use crate::time::Time;
 use crate::vip::{View, Vip};
-use crate::wire::{Ask, Authentic, DiskRecord, Echo, Heartbeat, Session, VipReport, What};
+use crate::wire::{Ask, Authentic, DiskRecord, Heartbeat, Session};
+use beat::{Jitter, Sent};
+use operator::Ticket;
+use reconcile::Reconciled;
 
 /// Epochs are reserved on disk in blocks of so many, so that no hand-over waits for a disk.
 pub const EPOCH_BLOCK: u64 = 4096;
@@ -75,70 +81,6 @@ pub struct Node {
     deadline: Time,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Sent {
-    counter: u64,
-    at: Time,
-    lease: Duration,
-}
-
-/// The greatest lateness seen, halved every [`JITTER_HALF_LIFE`].
-#[derive(Clone, Copy, Debug)]
-struct Jitter {
-    value: Duration,
-    at: Time,
-}
-
-impl Jitter {
-    fn now(&self, now: Time) -> Duration {
-        let halvings = now.since(self.at).as_secs_f64() / JITTER_HALF_LIFE.as_secs_f64();
-        self.value.mul_f64(0.5f64.powf(halvings))
-    }
-
-    fn observe(&mut self, now: Time, late: Duration) {
-        if late < NO_JITTER {
-            return;
-        }
-        let value = self.now(now).max(late);
-        *self = Jitter { value, at: now };
-    }
-}
-
-/// Something wanted that a shell puts in place: asked for when it differs, and again when that failed.
-#[derive(Clone, Debug)]
-struct Reconciled<T> {
-    asked: Option<T>,
-    retry: Option<Time>,
-}
-
-impl<T: Clone + PartialEq> Reconciled<T> {
-    const fn new() -> Reconciled<T> {
-        Reconciled { asked: None, retry: None }
-    }
-
-    /// Whether `wanted` must be asked for now.
-    fn differs(&mut self, now: Time, wanted: &T) -> bool {
-        if self.asked.as_ref() == Some(wanted) && self.retry.is_none_or(|at| now < at) {
-            return false;
-        }
-        self.asked = Some(wanted.clone());
-        self.retry = None;
-        true
-    }
-
-    fn failed(&mut self, now: Time) {
-        self.retry = Some(now + RETRY);
-    }
-}
-
-/// An operator who waits for an answer.
-#[derive(Clone, Copy, Debug)]
-struct Ticket {
-    number: u64,
-    request: Request,
-    until: Time,
-}
-
 /// An ownership by a node's own reckoning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ownership {
@@ -154,13 +96,21 @@ impl Node {
     ///
     /// # Panics
     /// When `me` is not a node of `settings`.
-    pub fn new(settings: Arc<Settings>, me: NodeId, session: Session, record: DiskRecord, mac: [u8; 6], now: Time) -> Node {
+    pub fn new(
+        settings: Arc<Settings>,
+        me: NodeId,
+        session: Session,
+        record: DiskRecord,
+        mac: [u8; 6],
+        now: Time,
+    ) -> Node {
         assert!((me.0 as usize) < settings.nodes.len(), "a node is one of its set");
         let bounds = settings.set.lease;
         let quiet = if settings.nodes.len() > 1 { bounds.max + bounds.max / 32 } else { Duration::ZERO };
         let quiet_until = now + quiet;
         let vips = settings.vips.iter().enumerate();
-        let vips = vips.map(|(at, vip)| Vip::new(VipId(at as u8), &vip.name, vip.prefer, record.epoch_ceiling, now, quiet_until));
+        let vips = vips
+            .map(|(at, vip)| Vip::new(VipId(at as u8), &vip.name, vip.prefer, record.epoch_ceiling, now, quiet_until));
         Node {
             own: Own { me, session, counter: 0 },
             mac,
@@ -198,7 +148,13 @@ impl Node {
     pub fn plant(&mut self, bug: crate::plant::Bug) {
         self.planted = Planted::one(bug);
         if self.planted.has(Bug::ForgetEpoch) {
-            self.vips = self.settings.vips.iter().enumerate().map(|(at, vip)| Vip::new(VipId(at as u8), &vip.name, vip.prefer, 0, self.last_step, self.quiet_until)).collect();
+            self.vips = self
+                .settings
+                .vips
+                .iter()
+                .enumerate()
+                .map(|(at, vip)| Vip::new(VipId(at as u8), &vip.name, vip.prefer, 0, self.last_step, self.quiet_until))
+                .collect();
         }
     }
 
@@ -273,7 +229,13 @@ impl Node {
         (view, &mut self.vips)
     }
 
-    fn with_vip(&mut self, now: Time, vip: VipId, out: &mut Vec<Command>, act: impl FnOnce(&mut Vip, &View, &mut Vec<Command>)) {
+    fn with_vip(
+        &mut self,
+        now: Time,
+        vip: VipId,
+        out: &mut Vec<Command>,
+        act: impl FnOnce(&mut Vip, &View, &mut Vec<Command>),
+    ) {
         let (view, vips) = self.view(now, false);
         act(&mut vips[vip.0 as usize], &view, out);
     }
@@ -333,39 +295,6 @@ impl Node {
         self.obey(now, from, out);
     }
 
-    /// Answers the heartbeat of whoever owns the first VIP at once, so that its lease is renewed in one round trip and all
-    /// nodes wake at the same moments: half the wake-ups of three free rhythms.
-    fn fall_in(&mut self, now: Time, from: NodeId) {
-        let every = self.settings.set.lease.heartbeat;
-        let claims = |report: Option<&VipReport>| report.is_some_and(|r| r.claim.is_some());
-        let Some(first) = self.vips.first() else { return };
-        let leads = claims(self.peers[from.0 as usize].report(first.key()));
-        let follows = self.said.as_ref().is_some_and(|said| !claims(said.vips.first()));
-        if leads && follows && now + every / 2 >= self.beat_due {
-            self.beat_due = now;
-            self.following = true;
-        }
-    }
-
-    /// Does what an operator asked of a peer, if it is ours to do, once.
-    fn obey(&mut self, now: Time, from: NodeId, out: &mut Vec<Command>) {
-        let peer = &mut self.peers[from.0 as usize];
-        let Some((session, ask)) = peer.said().and_then(|h| h.ask.map(|ask| (h.session, ask))) else { return };
-        if ask.node != self.own.me || peer.acted == Some((session, ask.serial)) {
-            return;
-        }
-        peer.acted = Some((session, ask.serial));
-        match ask.what {
-            What::Drain(drained) => self.drain(drained, out),
-            What::Move { vip, epoch, to } => {
-                let owned = self.vips.iter().position(|v| v.key() == vip).map(|at| VipId(at as u8));
-                if let Some(id) = owned.filter(|id| self.owns(*id, now).is_some_and(|o| o.epoch == epoch)) {
-                    self.hand_over(now, id, to, out);
-                }
-            }
-        }
-    }
-
     fn link(&mut self, now: Time, vip: VipId, up: bool) {
         self.health.link(vip, up);
         if up {
@@ -419,94 +348,6 @@ impl Node {
         }
     }
 
-    fn drain(&mut self, drained: bool, out: &mut Vec<Command>) {
-        if self.health.drained != drained {
-            self.health.drained = drained;
-            let what = if drained { Ordered::Drain } else { Ordered::Undrain };
-            self.log(out, Decision::Operator { node: self.own.me, what });
-        }
-    }
-
-    fn hand_over(&mut self, now: Time, vip: VipId, to: NodeId, out: &mut Vec<Command>) {
-        let peer = &self.peers[to.0 as usize];
-        // A successor that does not hear us would never learn that it is one.
-        let willing = peer.hears_us(self.own, self.planted) && peer.fitness().is_some_and(|f| f.level() < 2);
-        if to == self.own.me || !willing {
-            return;
-        }
-        self.log(out, Decision::Operator { node: to, what: Ordered::Move(vip) });
-        self.with_vip(now, vip, out, |v, view, out| v.hand_over(view, Some(to), WhyYield::Moved, out));
-    }
-
-    /// An operator asks: refuse at once what cannot be, do what is ours, pass on what is another's.
-    fn operator(&mut self, now: Time, ticket: u64, request: Request, out: &mut Vec<Command>) {
-        let answer = match request {
-            Request::Move { vip, to } => self.order_move(now, vip, to, out),
-            Request::Drain { node, drained } => self.order_drain(node, drained, out),
-        };
-        match answer {
-            Some(answer) => out.push(Command::Answer { ticket, answer }),
-            None if self.tickets.len() < MAX_TICKETS => {
-                self.tickets.push(Ticket { number: ticket, request, until: now + OPERATOR_PATIENCE });
-            }
-            None => out.push(Command::Answer { ticket, answer: Err(Refused::Busy) }),
-        }
-    }
-
-    fn order_move(&mut self, now: Time, vip: VipId, to: NodeId, out: &mut Vec<Command>) -> Option<Result<Accepted, Refused>> {
-        let Some((owner, epoch)) = self.owner(vip, now) else { return Some(Err(Refused::NoOwner(vip))) };
-        if owner == to {
-            return Some(Ok(Accepted::Already));
-        }
-        let fitness = if to == self.own.me { Some(self.fitness) } else { self.peers[to.0 as usize].fitness() };
-        match fitness {
-            None => return Some(Err(Refused::NotHeard(to))),
-            Some(Fitness::Fit) => {}
-            Some(_) => return Some(Err(Refused::NotFit(to))),
-        }
-        if owner == self.own.me {
-            if !self.peers[to.0 as usize].hears_us(self.own, self.planted) {
-                return Some(Err(Refused::NotHeard(to)));
-            }
-            self.hand_over(now, vip, to, out);
-        } else {
-            let vip = self.vips[vip.0 as usize].key();
-            self.pass_on(owner, What::Move { vip, epoch, to });
-        }
-        None
-    }
-
-    fn order_drain(&mut self, node: NodeId, drained: bool, out: &mut Vec<Command>) -> Option<Result<Accepted, Refused>> {
-        let fit = |n: NodeId| if n == self.own.me { self.fitness } else { self.peers[n.0 as usize].fitness().unwrap_or(Fitness::Unfit(Reason::Starting)) };
-        if drained && !self.nodes().any(|n| n != node && fit(n) == Fitness::Fit) {
-            return Some(Err(Refused::NoOtherFit));
-        }
-        if self.is_drained(node).is_none() {
-            return Some(Err(Refused::NotHeard(node)));
-        }
-        if self.is_drained(node) == Some(drained) {
-            return Some(Ok(Accepted::Already));
-        }
-        if node == self.own.me {
-            self.drain(drained, out);
-        } else {
-            self.pass_on(node, What::Drain(drained));
-        }
-        None
-    }
-
-    fn pass_on(&mut self, node: NodeId, what: What) {
-        self.ask_serial += 1;
-        self.ask = Some(Ask { serial: self.ask_serial, node, what });
-    }
-
-    fn is_drained(&self, node: NodeId) -> Option<bool> {
-        if node == self.own.me {
-            return Some(self.health.drained);
-        }
-        self.peers[node.0 as usize].said().filter(|_| self.peers[node.0 as usize].live).map(|h| h.drained)
-    }
-
     /// Who owns a VIP as far as this node knows, and with which epoch.
     pub(crate) fn owner(&self, vip: VipId, now: Time) -> Option<(NodeId, u64)> {
         if let Some(own) = self.owns(vip, now) {
@@ -542,22 +383,6 @@ impl Node {
         let backends = self.backends.iter().map(|b| b.retry);
         let wakes = others.into_iter().chain(backends).flatten().filter(|t| *t > now);
         self.deadline = wakes.fold(wake, Time::min).max(now);
-    }
-
-    /// The lease follows the jitter: three heartbeats and twice the jitter, within its bounds.
-    fn adapt_lease(&mut self, now: Time, out: &mut Vec<Command>) {
-        if now < self.beat_due {
-            return;
-        }
-        let bounds = self.settings.set.lease;
-        let jitter = self.jitter.now(now);
-        let wanted = (bounds.heartbeat * 3 + jitter * 2).clamp(bounds.min, bounds.max);
-        let noticeable = wanted.abs_diff(self.lease) > self.lease / 8 || (wanted == bounds.min && self.lease != wanted);
-        if noticeable {
-            self.lease = wanted;
-            let (lease_ms, jitter_ms) = (wanted.as_millis() as u32, jitter.as_millis() as u32);
-            self.log(out, Decision::Lease { lease_ms, jitter_ms });
-        }
     }
 
     /// Who lives? Returns when the next of them would be missed.
@@ -624,140 +449,9 @@ impl Node {
         }
     }
 
-    /// The relay ring, the backends and the disk follow what is known.
-    fn reconcile(&mut self, now: Time, out: &mut Vec<Command>) {
-        let everyone_heard = self.nodes().all(|n| n == self.own.me || self.peers[n.0 as usize].said().is_some());
-        if everyone_heard || now >= self.quiet_until {
-            let ring = self.wanted_ring();
-            if self.ring.differs(now, &ring) {
-                out.push(Command::Relay(ring));
-            }
-            for node in self.nodes() {
-                let state = self.wanted_backend(node);
-                if self.backends[node.0 as usize].differs(now, &state) {
-                    out.push(Command::Backend { node, state });
-                }
-            }
-        }
-        let seen = self.vips.iter().map(Vip::seen).max().unwrap_or(0);
-        let asked = self.disk.asked.unwrap_or_default();
-        let short = seen + EPOCH_BLOCK / 2 >= asked.epoch_ceiling;
-        let epoch_ceiling = if short { (seen / EPOCH_BLOCK + 2) * EPOCH_BLOCK } else { asked.epoch_ceiling };
-        let record = DiskRecord { epoch_ceiling, drained: self.health.drained };
-        if self.disk.differs(now, &record) {
-            out.push(Command::Persist(record));
-        }
-    }
-
-    fn wanted_ring(&self) -> Ring {
-        let me = self.own.me;
-        let n = self.settings.nodes.len() as u8;
-        let after_me = (1..n).map(|step| NodeId((me.0 + step) % n));
-        let in_ring = |node: &NodeId| {
-            let peer = &self.peers[node.0 as usize];
-            peer.said().is_some() && (peer.kernel || self.planted.has(Bug::RingKeepsDead))
-        };
-        let members: Vec<NodeId> = after_me.filter(in_ring).collect();
-        let macs = self.nodes().filter(|n| *n != me).filter_map(|n| Some(self.peers[n.0 as usize].said()?.mac));
-        Ring { next: members.first().copied(), last_hop: members.len() as u8, peer_macs: macs.collect() }
-    }
-
-    fn wanted_backend(&self, node: NodeId) -> BackendState {
-        let peer = &self.peers[node.0 as usize];
-        let drained = self.is_drained(node).unwrap_or(false);
-        match () {
-            () if node == self.own.me => if drained { BackendState::Drain } else { BackendState::Ready },
-            () if peer.live && !drained => BackendState::Ready,
-            () if peer.live || peer.kernel => BackendState::Drain,
-            () => BackendState::Down,
-        }
-    }
-
-    fn answer_operators(&mut self, now: Time, out: &mut Vec<Command>) {
-        for ticket in std::mem::take(&mut self.tickets) {
-            let done = match ticket.request {
-                Request::Move { vip, to } => self.owner(vip, now).is_some_and(|(owner, _)| owner == to),
-                Request::Drain { node, drained } => {
-                    let owns = (0..self.vips.len() as u8).any(|vip| self.owner(VipId(vip), now).is_some_and(|(o, _)| o == node));
-                    self.is_drained(node) == Some(drained) && (!drained || !owns)
-                }
-            };
-            match (done, now >= ticket.until) {
-                (true, _) => out.push(Command::Answer { ticket: ticket.number, answer: Ok(Accepted::Done) }),
-                (false, true) => out.push(Command::Answer { ticket: ticket.number, answer: Err(Refused::TimedOut) }),
-                (false, false) => self.tickets.push(ticket),
-            }
-        }
-        if self.tickets.is_empty() {
-            self.ask = None;
-        }
-    }
-
-    /// Sends a heartbeat when one is due, and at once when it has something new to say.
-    fn beat(&mut self, now: Time, out: &mut Vec<Command>) {
-        if self.settings.nodes.len() < 2 {
-            self.beat_due = now + self.settings.set.lease.heartbeat;
-            return;
-        }
-        let heartbeat = self.heartbeat(now);
-        let news = self.said.as_ref().is_none_or(|said| is_news(said, &heartbeat));
-        if now < self.beat_due && !news {
-            return;
-        }
-        if now >= self.beat_due {
-            let every = self.settings.set.lease.heartbeat;
-            // Whoever follows waits a little longer than the leader takes.
-            let slack = if std::mem::take(&mut self.following) { every / 4 } else { Duration::ZERO };
-            self.beat_due = (self.beat_due + every).max(now + every / 2) + slack;
-        }
-        self.own.counter = heartbeat.counter;
-        if self.sent.len() == SENT {
-            self.sent.pop_front();
-        }
-        self.sent.push_back(Sent { counter: heartbeat.counter, at: now, lease: heartbeat.lease });
-        let heartbeat = Arc::new(heartbeat);
-        self.said = Some(heartbeat.clone());
-        out.push(Command::Broadcast(heartbeat));
-    }
-
-    fn heartbeat(&self, now: Time) -> Heartbeat {
-        let mut heard = [None; MAX_NODES];
-        for node in self.nodes().filter(|n| *n != self.own.me) {
-            heard[node.0 as usize] = self.peers[node.0 as usize].echo();
-        }
-        Heartbeat {
-            session: self.own.session,
-            counter: self.own.counter + 1,
-            heard,
-            fitness: self.fitness,
-            drained: self.health.drained,
-            mac: self.mac,
-            fingerprint: self.settings.fingerprint,
-            version: crate::VERSION,
-            lease: self.lease,
-            vips: self.vips.iter().map(|vip| vip.report(now, self.majority())).collect(),
-            ask: self.ask,
-        }
-    }
-
     fn log(&self, out: &mut Vec<Command>, decision: Decision) {
         if !self.planted.has(Bug::Silent) {
             out.push(Command::Log(decision));
         }
     }
-}
-
-/// Whether a heartbeat says something that cannot wait: everything but counters and what merely goes on.
-fn is_news(before: &Heartbeat, now: &Heartbeat) -> bool {
-    let vip_news = |(a, b): (&VipReport, &VipReport)| {
-        a.claim != b.claim || a.successor != b.successor || a.grant.map(|g| (g.owner, g.epoch)) != b.grant.map(|g| (g.owner, g.epoch))
-    };
-    // Whoever is not believed can wait for the next heartbeat: otherwise each replayed datagram would set off one of ours.
-    let believed = |e: &Option<Echo>| e.filter(|e| e.live).map(|e| e.session);
-    let heard_news = before.heard.iter().zip(&now.heard).any(|(a, b)| believed(a) != believed(b));
-    heard_news
-        || before.fitness != now.fitness
-        || before.drained != now.drained
-        || before.ask != now.ask
-        || before.vips.iter().zip(&now.vips).any(vip_news)
 }

@@ -56,14 +56,7 @@ pub struct Own {
 impl Peer {
     /// A peer of which nothing was heard yet.
     pub fn unheard() -> Peer {
-        Peer {
-            believed: None,
-            candidate: None,
-            live: false,
-            kernel: false,
-            acted: None,
-            fit_since: None,
-        }
+        Peer { believed: None, candidate: None, live: false, kernel: false, acted: None, fit_since: None }
     }
 
     /// Whether an authentic datagram is younger than all that was believed.
@@ -200,7 +193,10 @@ mod tests {
         let later = Own { counter: 70, ..OWN };
         assert!(believes(&mut peer, later, &heartbeat(2, 1, Some((100, 60)))), "a restarted peer has heard us lately");
         assert!(!believes(&mut peer, later, &heartbeat(1, 99, Some((100, 50)))), "withheld, and sent late");
-        assert!(!believes(&mut peer, later, &heartbeat(3, 1, Some((100, 70)))), "nothing younger than the last one echoed");
+        assert!(
+            !believes(&mut peer, later, &heartbeat(3, 1, Some((100, 70)))),
+            "nothing younger than the last one echoed"
+        );
         assert!(believes(&mut peer, later, &heartbeat(3, 2, Some((100, 71)))));
     }
 }

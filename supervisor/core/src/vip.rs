@@ -132,9 +132,15 @@ pub struct Vip {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Idle,
-    Asking { epoch: u64, since: Time },
+    Asking {
+        epoch: u64,
+        since: Time,
+    },
     /// `first` is the epoch that the majority was won with; an owner may raise it without losing anything.
-    Owner { first: u64, epoch: u64 },
+    Owner {
+        first: u64,
+        epoch: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,7 +251,13 @@ impl Vip {
     /// A believed heartbeat of a peer: votes, counts its vote, ends an ownership that is superseded.
     ///
     /// `sent` gives when our heartbeat of a counter was sent and the lease that it asked for.
-    pub fn hear(&mut self, v: &View, from: NodeId, sent: &dyn Fn(u64) -> Option<(Time, Duration)>, out: &mut Vec<Command>) {
+    pub fn hear(
+        &mut self,
+        v: &View,
+        from: NodeId,
+        sent: &dyn Fn(u64) -> Option<(Time, Duration)>,
+        out: &mut Vec<Command>,
+    ) {
         let peer = &v.peers[from.0 as usize];
         let (Some(said), Some(report)) = (peer.said(), peer.report(self.key).copied()) else {
             self.voter.released_by(from);
@@ -305,7 +317,11 @@ impl Vip {
                 self.address.due = v.now;
             }
             if let Some(epoch) = self.lone.take() {
-                self.log(v, out, Decision::Yield { vip: self.id, epoch, to: Some(from), why: WhyYield::Rejoined(from) });
+                self.log(
+                    v,
+                    out,
+                    Decision::Yield { vip: self.id, epoch, to: Some(from), why: WhyYield::Rejoined(from) },
+                );
             }
         }
     }
@@ -362,7 +378,8 @@ impl Vip {
     }
 
     fn reason_to_yield(&self, v: &View) -> Option<(Option<NodeId>, WhyYield)> {
-        let best = v.partners().filter(|(_, p)| p.fitness() == Some(Fitness::Fit)).min_by_key(|(n, p)| self.rank(v, *n, p));
+        let best =
+            v.partners().filter(|(_, p)| p.fitness() == Some(Fitness::Fit)).min_by_key(|(n, p)| self.rank(v, *n, p));
         let best = best.map(|(n, _)| n);
         match v.fitness {
             Fitness::Unfit(_) if v.planted.has(Bug::KeepUnfit) => None,
@@ -454,7 +471,11 @@ impl Vip {
     /// Orders candidates, the best first: named by the last owner, fitter, not the one who has just given it up, nearer to the preferred.
     fn rank(&self, v: &View, node: NodeId, peer: &Peer) -> (bool, u8, bool, u8) {
         let yielded = peer.report(self.key).is_some_and(|r| r.successor.is_some());
-        let level = peer.fitness().map_or(u8::MAX, Fitness::level);
+        let level = match peer.fitness() {
+            // It will be fit in a moment: when all start at once, the preferred node goes first.
+            Some(Fitness::Unfit(Reason::Starting)) => 0,
+            fitness => fitness.map_or(u8::MAX, Fitness::level),
+        };
         (!self.named(v, node), level, yielded, self.distance(v, node))
     }
 

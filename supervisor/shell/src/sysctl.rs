@@ -19,6 +19,8 @@ const GLOBAL: &[(&str, &str)] = &[
     ("net/ipv4/conf/all/arp_announce", "2"),
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/all/send_redirects", "0"),
+    // The gateway that carries heartbeats between hosts that are isolated from each other would tell them to go direct.
+    ("net/ipv4/conf/all/accept_redirects", "0"),
 ];
 
 /// For each interface of a VIP, IPv4.
@@ -31,6 +33,7 @@ const INTERFACE: &[(&str, &str)] = &[
     ("rp_filter", "0"),
     ("accept_local", "1"),
     ("send_redirects", "0"),
+    ("accept_redirects", "0"),
     // Another address of the subnet stays when the one that was there first goes.
     ("promote_secondaries", "1"),
 ];
@@ -39,6 +42,7 @@ const INTERFACE: &[(&str, &str)] = &[
 const INTERFACE_V6: &[(&str, &str)] = &[
     // IPv6 addresses, the node's own among them, survive the link going down and up.
     ("keep_addr_on_down", "1"),
+    ("accept_redirects", "0"),
 ];
 
 /// Sets what is needed namespace-wide.

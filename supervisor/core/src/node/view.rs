@@ -145,7 +145,12 @@ impl Node {
         for (at, node) in zones {
             let twin = self.settings.nodes[..at].iter().find(|other| other.zone.is_some() && other.zone == node.zone);
             if let Some(twin) = twin {
-                alarms.push(format!("nodes {} and {} share the zone {}", twin.name, node.name, node.zone.as_deref().unwrap_or("")));
+                alarms.push(format!(
+                    "nodes {} and {} share the zone {}",
+                    twin.name,
+                    node.name,
+                    node.zone.as_deref().unwrap_or("")
+                ));
             }
         }
         alarms

@@ -140,8 +140,8 @@ fn parse_flows(csv: &str) -> Flows {
         let number = |name| field(name).and_then(|text| text.parse().ok()).unwrap_or(0);
         if server == "FRONTEND" {
             if proxy.starts_with("fe_") {
-                flows.current += number("scur");
-                flows.total += number("stot");
+                flows.current = flows.current.saturating_add(number("scur"));
+                flows.total = flows.total.saturating_add(number("stot"));
             }
         } else if let Some(service) = proxy.strip_prefix("be_") {
             flows.backends.push(BackendStatus {

@@ -83,8 +83,9 @@ pub enum Deed {
 
 /// The relay ring as one node sees it.
 ///
-/// A TCP packet for a VIP that belongs to no flow known here goes to `next`, its hop count one higher, unless it has made
-/// more than `last_hop` hops already: then it has been everywhere, and this kernel answers it itself (with RST).
+/// A TCP packet for a VIP that belongs to no flow known here goes to `next`, its hop count one higher. The ring is closed: a packet
+/// that nobody knows comes back to where it entered with `last_hop + 1` hops, and only there the kernel answers it (with RST). One
+/// with more hops than that has met nodes whose views differ for a moment, and is dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ring {
     /// The next live node, `None` when there is none.

@@ -266,15 +266,18 @@ impl Node {
         let Some(gap) = peer.receive(now, self.own, heartbeat, self.planted) else { return };
         self.alone_since = now;
         let bounds = self.settings.set.lease;
-        if gap <= bounds.max {
+        // A longer silence is an outage, from which nothing is learnt about jitter.
+        if gap <= self.lease + self.lease / 2 {
             self.jitter.observe(now, gap.saturating_sub(bounds.heartbeat));
         }
-        let (returned, kernel_returned) = (!peer.live, !peer.kernel);
-        (peer.live, peer.kernel) = (true, true);
+        let returned = !peer.live;
+        (peer.live, peer.kernel_doubted) = (true, None);
         if returned {
             self.log(out, Decision::PeerHeard { peer: from });
         }
-        if kernel_returned {
+        let peer = &self.peers[from.0 as usize];
+        if !peer.kernel {
+            self.peers[from.0 as usize].kernel = true;
             self.log(out, Decision::Kernel { peer: from, alive: true });
         }
         let sent = std::mem::take(&mut self.sent);
@@ -309,7 +312,10 @@ impl Node {
             Probe::Kernel(node) => {
                 self.kernel_due[node.0 as usize] = now + KERNEL_EVERY;
                 let peer = &mut self.peers[node.0 as usize];
-                if !peer.live && peer.kernel != answered {
+                if peer.live {
+                    peer.kernel_doubted = Some(!answered);
+                } else if peer.kernel != answered {
+                    // A kernel that has just booted does no harm: without relay rules it drops what is passed to it.
                     peer.kernel = answered;
                     self.log(out, Decision::Kernel { peer: node, alive: answered });
                 }
@@ -399,10 +405,23 @@ impl Node {
                     if self.planted.has(Bug::RingLosesSilent) {
                         peer.kernel = false;
                     }
-                    self.kernel_due[node.0 as usize] = now;
+                    let dead = peer.kernel_doubted.take() == Some(true) && !self.planted.has(Bug::RingKeepsDead);
+                    peer.kernel &= !dead;
+                    self.kernel_due[node.0 as usize] = if dead { now + KERNEL_EVERY } else { now };
                     self.log(out, Decision::PeerLost { peer: node });
+                    if dead {
+                        self.log(out, Decision::Kernel { peer: node, alive: false });
+                    }
                 } else {
-                    wake = wake.min(missed_at);
+                    // Asked while the lease still runs, so that the answer is there when it ends.
+                    let doubtful_at = peer.heard_at().unwrap_or(now) + self.settings.set.lease.heartbeat * 3 / 2;
+                    if now >= doubtful_at && peer.kernel_doubted.is_none() {
+                        peer.kernel_doubted = Some(false);
+                        out.push(Command::Probe(Probe::Kernel(node)));
+                    }
+                    let next = if now < doubtful_at { doubtful_at } else { missed_at };
+                    wake = wake.min(next);
+                    let peer = &mut self.peers[node.0 as usize];
                     match peer.fitness() {
                         Some(Fitness::Fit) => _ = peer.fit_since.get_or_insert(now),
                         _ => peer.fit_since = None,

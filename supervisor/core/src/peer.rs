@@ -26,8 +26,10 @@ pub struct Peer {
     candidate: Option<(Session, u64)>,
     /// Heard within the last lease.
     pub live: bool,
-    /// Its kernel answers, as far as is known.
+    /// Its kernel answers, as far as is known: it belongs into the relay ring.
     pub kernel: bool,
+    /// While it is silent but not lost yet: its kernel was asked, and did not answer (`true`) or has not yet failed to (`false`).
+    pub kernel_doubted: Option<bool>,
     /// Session and serial of the last request of it that was acted on.
     pub acted: Option<(Session, u32)>,
     /// Fit and heard without a break since then.
@@ -56,7 +58,15 @@ pub struct Own {
 impl Peer {
     /// A peer of which nothing was heard yet.
     pub fn unheard() -> Peer {
-        Peer { believed: None, candidate: None, live: false, kernel: false, acted: None, fit_since: None }
+        Peer {
+            believed: None,
+            candidate: None,
+            live: false,
+            kernel: false,
+            kernel_doubted: None,
+            acted: None,
+            fit_since: None,
+        }
     }
 
     /// Whether an authentic datagram is younger than all that was believed.

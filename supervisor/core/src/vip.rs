@@ -268,7 +268,14 @@ impl Vip {
             Some(claim) => {
                 self.hear_claim(v, from, claim, out);
                 let asked = Asked { by: from, claim, lease: said.lease, session: said.session, counter: said.counter };
-                self.voter.consider(v.now, asked, v.ceiling, v.planted);
+                // Whoever does not hear this voter cannot count its vote, and would only bind it.
+                let counts =
+                    peer.hears_us(v.own, v.planted) || self.voter.grant(v.now).is_some_and(|g| g.owner == from);
+                if counts {
+                    self.voter.consider(v.now, asked, v.ceiling, v.planted);
+                } else {
+                    self.voter.observe(claim.epoch);
+                }
             }
         }
         self.voter.observe(report.seen);
@@ -428,7 +435,9 @@ impl Vip {
         let free = |p: &Peer| {
             p.report(self.key).is_none_or(|r| r.claim.is_none() && r.grant.is_none_or(|g| g.owner == v.own.me))
         };
-        let votes = 1 + v.partners().filter(|(_, p)| free(p)).count();
+        // What a peer said longer ago may no longer be so: a deaf node must not ask on the strength of it.
+        let lately = |p: &Peer| p.heard_at().is_some_and(|at| v.now.since(at) <= v.heartbeat * 5 / 2);
+        let votes = 1 + v.partners().filter(|(_, p)| free(p) && lately(p)).count();
         let possible = !matches!(v.fitness, Fitness::Unfit(_))
             && self.voter.may_vote(v.now, v.planted)
             && self.voter.grant(v.now).is_none()
@@ -465,7 +474,10 @@ impl Vip {
             self.distance(v, v.own.me),
         );
         let before = v.partners().filter(|(n, p)| self.rank(v, *n, p) < mine).count();
-        since + v.heartbeat * before as u32
+        // A successor whom this node does not hear itself may still be heard by the others.
+        let named = v.partners().filter_map(|(_, p)| p.report(self.key)?.successor);
+        let unheard = named.filter(|s| *s != v.own.me && v.partners().all(|(n, _)| n != *s)).count();
+        since + v.heartbeat * (before + unheard.min(1)) as u32
     }
 
     /// Orders candidates, the best first: named by the last owner, fitter, not the one who has just given it up, nearer to the preferred.
@@ -476,7 +488,7 @@ impl Vip {
             Some(Fitness::Unfit(Reason::Starting)) => 0,
             fitness => fitness.map_or(u8::MAX, Fitness::level),
         };
-        (!self.named(v, node), level, yielded, self.distance(v, node))
+        (yielded || !self.named(v, node), level, yielded, self.distance(v, node))
     }
 
     fn named(&self, v: &View, node: NodeId) -> bool {

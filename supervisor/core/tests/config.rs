@@ -1,6 +1,6 @@
 //! Documents as data: good ones are read, bad ones are refused with exactly the recorded words.
 //!
-//! `BLESS=1 cargo test -p trilith-core --test config` records the words anew; their diff is read as a review.
+//! `TRILITH_BLESS=1 cargo test -p trilith-core --test config` records the words anew; their diff is read as a review.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use trilith_core::config::{parse, parse_bytes};
 
 #[test]
 fn every_bad_document_is_refused_with_the_recorded_words() {
-    let bless = std::env::var_os("BLESS").is_some();
+    let bless = std::env::var_os("TRILITH_BLESS").is_some();
     let mut unlike = Vec::new();
     for path in documents("bad") {
         let recorded = path.with_extension("err");

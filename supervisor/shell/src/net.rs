@@ -29,7 +29,7 @@ const COMMAND_QUEUE: usize = 256;
 /// Relay rings that may wait; only the newest of them is put in force.
 const RING_QUEUE: usize = 16;
 /// How long a peer's kernel may take to answer: a lost owner costs as long at the least.
-const KERNEL_TIMEOUT: Duration = Duration::from_millis(120);
+const KERNEL_TIMEOUT: Duration = Duration::from_millis(90);
 /// At most one conflict is reported for a VIP within this time, however often it is claimed.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -238,14 +238,18 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
     rule("ring", format!("{flow} @cookies delete @cookies {{ {flow} }} goto end"));
     match ring {
         None => rule("ring", "drop".to_owned()),
-        Some(_) if hops == 0 => rule("ring", "goto end".to_owned()),
         Some(ring) => {
-            if !ring.peer_macs.is_empty() {
-                let macs = ring.peer_macs.iter().map(mac).collect::<Vec<_>>().join(", ");
-                let onward = (1..hops).map(|hop| format!("{hop} : goto hop{}", hop + 1)).collect::<Vec<_>>().join(", ");
-                rule("ring", format!("ether saddr {{ {macs} }} {ip} dscp vmap {{ {onward}, {hops}-63 : goto end }}"));
+            if let Some(macs) = peers(ring) {
+                let ways = (1..hops).map(|hop| format!("{hop} : goto hop{}", hop + 1));
+                let ways = ways.chain((hops > 0).then(|| format!("{hops} : goto end"))).collect::<Vec<_>>().join(", ");
+                if hops > 0 {
+                    rule("ring", format!("ether saddr {{ {macs} }} {ip} dscp vmap {{ {ways} }}"));
+                }
+                // Only where a packet came into the ring may it be reset, once it has been all around. A peer that passes on
+                // what this node would end has another view for a moment: the next try finds the way, a reset would not.
+                rule("ring", format!("ether saddr {{ {macs} }} {ip} dscp != 0 drop"));
             }
-            rule("ring", "goto hop1".to_owned());
+            rule("ring", format!("goto {}", if hops > 0 { "hop1" } else { "end" }));
         }
     }
     if let Some(next) = next {
@@ -268,6 +272,12 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
     rule("synack", "socket transparent <= 1 accept".to_owned());
     rule("synack", format!("add @cookies {{ {ip} daddr . tcp dport . {ip} saddr . tcp sport }}"));
     text
+}
+
+/// The other nodes' MAC addresses, if any is known.
+fn peers(ring: &Ring) -> Option<String> {
+    let macs = ring.peer_macs.iter().map(mac).collect::<Vec<_>>();
+    (!macs.is_empty()).then(|| macs.join(", "))
 }
 
 fn mac(octets: &[u8; 6]) -> String {

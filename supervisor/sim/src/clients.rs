@@ -1,5 +1,7 @@
 //! The clients: whom they take for the owner, and what becomes of their connections.
 
+use std::cmp::Ordering;
+
 use crate::conditions::Conditions;
 use crate::machine::{HaproxyState, Machine};
 use crate::plan::VIPS;
@@ -126,10 +128,14 @@ impl Clients {
             let Some(ring) = &machine.kernel.ring else { return Fate::Lost };
             let believed = from.is_some_and(|peer| ring.peer_macs.contains(&mac(peer)));
             let made = if believed { counted } else { 0 };
-            // As the shell's rules have it, a packet makes one hop more than the last node is away: it ends where it began.
-            let Some(next) = ring.next.filter(|_| ring.last_hop > 0 && made <= ring.last_hop) else {
-                return Fate::Reset { by: at };
+            // As the shell's rules have it: a packet ends where it came into the ring, once it has been all around.
+            let around = ring.next.filter(|_| ring.last_hop > 0).map_or(0, |_| ring.last_hop + 1);
+            let next = match made.cmp(&around) {
+                Ordering::Less => ring.next,
+                Ordering::Equal => return Fate::Reset { by: at },
+                Ordering::Greater => return Fate::Lost,
             };
+            let Some(next) = next else { return Fate::Lost };
             let next = usize::from(next.0);
             if !conditions.frames(at, next) {
                 return Fate::Lost;
@@ -202,9 +208,10 @@ mod tests {
         assert_eq!(clients.send(&clients.flows[0], &machines, &calm), Fate::Reset { by: 0 });
         machines[0].on = false;
         assert_eq!(clients.send(&clients.flows[0], &machines, &calm), Fate::Lost);
-        machines[2].kernel.ring.as_mut().unwrap().next = Some(NodeId(1));
-        machines[2].kernel.ring.as_mut().unwrap().last_hop = 1;
-        machines[1].kernel.ring.as_mut().unwrap().last_hop = 1;
+        for (node, next) in [(1, 2), (2, 1)] {
+            let peer_macs = vec![mac(0), mac(next)];
+            machines[node].kernel.ring = Some(Ring { next: Some(NodeId(next as u8)), last_hop: 1, peer_macs });
+        }
         assert_eq!(clients.send(&clients.flows[0], &machines, &calm), Fate::Reset { by: 1 });
     }
 }

@@ -7,7 +7,7 @@ pub mod check;
 pub mod clients;
 pub mod clock;
 pub mod conditions;
-mod deeds;
+pub mod explore;
 pub mod machine;
 pub mod net;
 pub mod plan;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use trilith_core::command::{BackendState, Command, Ring};
 use trilith_core::event::{Event, Probe};
 use trilith_core::node::Node;
-use trilith_core::wire::{DiskRecord, Heartbeat, Opener, Sealer, Session};
+use trilith_core::wire::{DiskRecord, Heartbeat, Session};
 
 use crate::clock::Clock;
 use crate::net::Datagram;
 use crate::plan::{NODES, VIPS};
 
 /// One machine.
+#[derive(Clone)]
 pub struct Machine {
     /// Its own clock.
     pub clock: Clock,
@@ -70,6 +71,7 @@ pub enum HaproxyState {
 }
 
 /// A running supervisor.
+#[derive(Clone)]
 pub struct Supervisor {
     /// The real core.
     pub node: Node,
@@ -81,22 +83,10 @@ pub struct Supervisor {
     pub busy: [u64; Shell::COUNT],
     /// Probes under way: no second one of the same kind is begun.
     pub probes: Vec<Probe>,
-    /// True time of its start.
-    pub since: u64,
-    /// Since when it has believed somebody's heartbeats.
-    pub knows: [Option<u64>; NODES],
+    /// Whose heartbeats it has believed.
+    pub knows: [bool; NODES],
     /// Its last heartbeat.
     pub said: Option<Arc<Heartbeat>>,
-    /// Where datagrams are really sealed.
-    pub seal: Option<Box<Seal>>,
-}
-
-/// Seals and opens the datagrams of one supervisor.
-pub struct Seal {
-    /// Its own.
-    pub sealer: Sealer,
-    /// Those of its peers.
-    pub opener: Opener,
 }
 
 /// The shells that do commands in order.
@@ -120,6 +110,7 @@ impl Shell {
 }
 
 /// What waits for a supervisor that stands still.
+#[derive(Clone)]
 pub enum Pending {
     /// An event.
     Event(Event),

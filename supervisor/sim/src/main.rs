@@ -7,9 +7,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 use trilith_core::plant::Bug;
 use trilith_sim::check::Violation;
+use trilith_sim::explore;
 use trilith_sim::run::{self, Summary};
 use trilith_sim::trace::{Fnv, Trace};
 
@@ -44,13 +45,27 @@ enum Command {
         #[arg(long, default_value_t = 20_000)]
         bound: u64,
     },
+    /// Try every order of events from a few critical moments on.
+    Explore {
+        /// How many states to look at from each start: a million take about a minute.
+        #[arg(long, default_value_t = 20_000)]
+        states: usize,
+        /// Plant a bug, by its name in `plant.rs`.
+        #[arg(long)]
+        bug: Option<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match (arguments.command, arguments.seed) {
         (Some(Command::Bugs { bound }), _) => plant_all(bound),
-        (None, Some(seed)) => run_one(seed, arguments.trace, arguments.bug.as_deref()),
+        (Some(Command::Explore { states, bug }), _) => {
+            named(bug.as_deref()).map_or_else(unknown, |bug| explore_all(states, bug))
+        }
+        (None, Some(seed)) => {
+            named(arguments.bug.as_deref()).map_or_else(unknown, |bug| run_one(seed, arguments.trace, bug))
+        }
         (None, None) => run_many(arguments.from, arguments.count),
     }
 }
@@ -75,14 +90,19 @@ fn run_many(from: u64, count: u64) -> ExitCode {
     if summary.broken.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn run_one(seed: u64, trace: bool, bug: Option<&str>) -> ExitCode {
-    let bug = match bug.map(|name| Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name).ok_or(name)) {
-        Some(Err(name)) => {
-            eprintln!("no bug is named {name}; there are {:?}", Bug::ALL);
-            return ExitCode::from(2);
-        }
-        bug => bug.and_then(Result::ok),
-    };
+/// The bug of this name, if one was given.
+fn named(name: Option<&str>) -> Result<Option<Bug>, String> {
+    let Some(name) = name else { return Ok(None) };
+    let bug = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    bug.map(Some).ok_or_else(|| format!("no bug is named {name}; there are {:?}", Bug::ALL))
+}
+
+fn unknown(error: String) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::from(2)
+}
+
+fn run_one(seed: u64, trace: bool, bug: Option<Bug>) -> ExitCode {
     let trace = if trace { Trace::Text } else { Trace::Hash(Fnv::new()) };
     let verdict = run::one(seed, bug, trace);
     if let Some(violation) = &verdict.violation {
@@ -114,27 +134,43 @@ fn plant_all(bound: u64) -> ExitCode {
     if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn explore_all(states: usize, bug: Option<Bug>) -> ExitCode {
+    let start = Instant::now();
+    let explored = explore::all(states, bug, threads());
+    for found in &explored {
+        println!("{:<16} {:>8} states, all within {} choices", format!("{:?}", found.start), found.states, found.depth);
+        if let Some((violation, choices)) = &found.broken {
+            println!("    breaks \"{}\": {}\n    after {choices:?}", violation.invariant, violation.what);
+        }
+    }
+    let broken = explored.iter().filter(|found| found.broken.is_some()).count();
+    let states: usize = explored.iter().map(|found| found.states).sum();
+    let seconds = start.elapsed().as_secs();
+    println!("{{\"states\":{states},\"violations\":{broken},\"seconds\":{seconds}}}");
+    if broken > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
 fn show(seed: u64, violation: &Violation) {
     let ms = violation.at / 1000;
     println!("seed {seed} breaks \"{}\" at {ms} ms: {}", violation.invariant, violation.what);
     println!("repeat it with: {}", run::repeat(seed));
 }
 
-fn as_json(summary: &Summary) -> Value {
+/// One line; the words that one looks for first come first.
+fn as_json(summary: &Summary) -> String {
     let seconds = summary.took.as_secs_f64();
-    let mut object = json!({
-        "seeds": summary.seeds,
-        "violations": u64::from(summary.broken.is_some()),
-        "seeds_per_second": (summary.seeds as f64 / seconds).round(),
-        "threads": threads(),
-        "simulated_seconds": summary.stats.simulated_us / 1_000_000,
-        "settled_ms_mean": summary.stats.settled_us / 1000 / summary.seeds.max(1),
-        "twins": summary.twins,
-    });
-    for (name, count) in summary.stats.all().filter(|(name, _)| !name.ends_with("_us")) {
-        object[name] = json!(count);
-    }
-    object
+    let mut fields = vec![
+        ("seeds", summary.seeds),
+        ("violations", u64::from(summary.broken.is_some())),
+        ("seeds_per_second", (summary.seeds as f64 / seconds) as u64),
+        ("threads", threads() as u64),
+        ("simulated_seconds", summary.stats.simulated_us / 1_000_000),
+        ("settled_ms_mean", summary.stats.settled_us / 1000 / summary.seeds.max(1)),
+        ("twins", summary.twins),
+    ];
+    fields.extend(summary.stats.all().filter(|(name, _)| !name.ends_with("_us")));
+    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}}}", fields.join(","))
 }
 
 fn threads() -> usize {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use trilith_core::config::NodeId;
-use trilith_core::wire::{Authentic, Heartbeat, Session};
+use trilith_core::wire::{Authentic, Heartbeat, Opener, Sealer, Session};
 
 use crate::plan::NODES;
 use crate::rng::Rng;
@@ -25,6 +25,22 @@ impl Datagram {
     /// As it is handed to the core where nothing is sealed.
     pub fn vouched(&self) -> Authentic {
         Authentic::vouched(NodeId(self.from as u8), Arc::clone(&self.heartbeat))
+    }
+}
+
+/// Seals and opens the datagrams of one supervisor, as its shell does.
+pub struct Seal {
+    /// For its own.
+    pub sealer: Sealer,
+    /// For those of its peers.
+    pub opener: Opener,
+}
+
+impl Seal {
+    /// For a node of a set of so many, in this session.
+    pub fn new(nodes: usize, node: usize, session: Session) -> Seal {
+        let me = NodeId(node as u8);
+        Seal { sealer: Sealer::new(SECRET, SET, me, session), opener: Opener::new(SECRET, SET, nodes as u8, me) }
     }
 }
 
@@ -117,3 +133,6 @@ impl Attacker {
 
 /// So many datagrams the attacker keeps, of all times.
 const KEPT: usize = 64;
+/// The simulated set's name and secret.
+const SET: &str = "sim";
+const SECRET: &[u8] = b"no secret at all, but long enough";

@@ -149,7 +149,7 @@ impl Plan {
         let settings = settings(&mut rng, nodes);
         let mut plan = Plan {
             seed,
-            ppm: std::array::from_fn(|_| rng.between(0, 4000) as i64 - 2000),
+            ppm: std::array::from_fn(|_| skew(&mut rng)),
             start: std::array::from_fn(|_| 0),
             faults: Vec::new(),
             requests: Vec::new(),
@@ -174,6 +174,9 @@ impl Plan {
             *start = rng.between(0, late);
         }
         plan.draw_faults(&mut rng, nodes);
+        if nodes == NODES && rng.chance(50) {
+            plan.draw_forgetful_voter(&mut rng);
+        }
         plan.draw_requests(&mut rng, nodes);
         plan
     }
@@ -247,6 +250,25 @@ impl Plan {
         }
     }
 
+    /// What chance alone rarely brings together: an owner whose lease is long, since it stood still before; one voter left, the
+    /// other being cut off; that voter starts anew, and then the owner is cut off too.
+    fn draw_forgetful_voter(&mut self, rng: &mut Rng) {
+        let owner = usize::from(self.settings.vips[0].prefer.0);
+        let voter = (owner + 1 + rng.index(2)) % NODES;
+        let third = NODES - owner - voter;
+        let start = rng.between(700_000, 800_000);
+        let cut = start + rng.between(150_000, 250_000);
+        let end = cut + rng.between(250_000, 400_000);
+        let blink = rng.between(1_000, 30_000);
+        self.heal = self.heal.max(end + 500_000);
+        let mut strike = |from, until, fault| self.faults.push(Strike { from, until, fault });
+        strike(start, start + rng.between(60_000, 110_000), Fault::Frozen(owner));
+        strike(cut, end + 500_000, Fault::Cut { a: owner, b: third, peer: true });
+        strike(end, end + blink, Fault::SupervisorDown(voter));
+        strike(end + rng.between(0, 30_000), end + 400_000, Fault::Isolated(owner));
+        self.faults.sort_by_key(|strike| strike.from);
+    }
+
     fn draw_requests(&mut self, rng: &mut Rng, nodes: usize) {
         for _ in 0..rng.pick(&[0, 0, 1, 2, 4]) {
             let at = rng.between(500_000, self.heal);
@@ -290,20 +312,41 @@ fn draw(rng: &mut Rng, nodes: usize) -> Fault {
     }
 }
 
-/// A set of this many nodes with timers as they are used.
+/// How wrong a clock is. Clocks that differ by as much as they may are where margins are needed.
+fn skew(rng: &mut Rng) -> i64 {
+    match rng.below(3) {
+        0 => -MAX_PPM,
+        1 => MAX_PPM,
+        _ => rng.between(0, 2 * MAX_PPM as u64) as i64 - MAX_PPM,
+    }
+}
+
+/// A set of this many nodes with one VIP that node 0 should own, as documents usually have it.
+pub fn settings_of(nodes: usize) -> Arc<Settings> {
+    Arc::new(build(nodes, vec![NodeId(0)], Lone::Serve, None))
+}
+
 fn settings(rng: &mut Rng, nodes: usize) -> Arc<Settings> {
     let vips = if rng.chance(800) { 1 } else { VIPS };
+    let lone = if rng.chance(750) { Lone::Serve } else { Lone::Release };
+    let rebalance_after = rng.pick(&[None, None, Some(Duration::from_secs(1))]);
+    let preferred = (0..vips).map(|_| NodeId(rng.index(nodes) as u8)).collect();
+    Arc::new(build(nodes, preferred, lone, rebalance_after))
+}
+
+fn build(nodes: usize, preferred: Vec<NodeId>, lone: Lone, rebalance_after: Option<Duration>) -> Settings {
+    let vips = preferred.len();
     let address = |last: u8| IpAddr::V4(Ipv4Addr::new(10, 77, 0, last));
-    Arc::new(Settings {
+    Settings {
         set: Set {
             name: "sim".into(),
             secret_file: String::new(),
             peer_port: 7077,
-            lone: if rng.chance(750) { Lone::Serve } else { Lone::Release },
-            rebalance_after: rng.pick(&[None, None, Some(Duration::from_secs(1))]),
+            lone,
+            rebalance_after,
             lease: LeaseBounds {
-                heartbeat: Duration::from_millis(25),
-                min: Duration::from_millis(100),
+                heartbeat: Duration::from_millis(40),
+                min: Duration::from_millis(120),
                 max: Duration::from_millis(500),
             },
         },
@@ -315,13 +358,15 @@ fn settings(rng: &mut Rng, nodes: usize) -> Arc<Settings> {
                 zone: None,
             })
             .collect(),
-        vips: (0..vips)
-            .map(|v| Vip {
+        vips: preferred
+            .iter()
+            .enumerate()
+            .map(|(v, prefer)| Vip {
                 name: format!("vip{v}"),
                 address: address(100 + v as u8),
                 prefix: 24,
                 interface: "eth0".into(),
-                prefer: NodeId(rng.index(nodes) as u8),
+                prefer: *prefer,
             })
             .collect(),
         services: vec![Service {
@@ -336,8 +381,10 @@ fn settings(rng: &mut Rng, nodes: usize) -> Arc<Settings> {
             drain_deadline: Duration::from_secs(1),
         }],
         fingerprint: 0x5eed,
-    })
+    }
 }
 
+/// The most that a clock gains or loses, in microseconds a second. Real ones stay far below.
+const MAX_PPM: i64 = 2000;
 /// How many seeds of 1,000 seal and open every datagram for real, which costs more than all the rest.
 const SEALED_PERMILLE: u64 = 10;

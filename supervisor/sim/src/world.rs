@@ -5,27 +5,6 @@
 //!                 └── at each moment: the earliest of queue, cores' deadlines, attacker ──┘
 //! ```
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
-use trilith_core::command::Command;
-use trilith_core::config::{NodeId, VipId};
-use trilith_core::event::{Event, Probe, Request, Unit};
-use trilith_core::node::Node;
-use trilith_core::plant::Bug;
-use trilith_core::wire::{DiskRecord, Opener, Sealer, Session};
-
-use crate::check::{Checks, Scene, Step, Violation, settled};
-use crate::clients::{Attempt, CLIENTS, Clients, FLOWS, FOREIGN_MAC, Neighbour, mac};
-use crate::clock::Clock;
-use crate::conditions::Conditions;
-use crate::machine::{HaproxyState, Kernel, Machine, Pending, Seal, Shell, Supervisor};
-use crate::net::{Attacker, Datagram};
-use crate::plan::{Disk, Epilogue, Fault, NODES, Plan};
-use crate::rng::Rng;
-use crate::stats::Stats;
-use crate::trace::Trace;
-
 /// Notes what happens, without any cost while nobody listens.
 macro_rules! note {
     ($world:ident, $who:expr, $($what:tt)*) => {
@@ -35,6 +14,29 @@ macro_rules! note {
         }
     };
 }
+
+mod deeds;
+mod faults;
+mod finale;
+mod traffic;
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use trilith_core::command::Command;
+use trilith_core::config::VipId;
+use trilith_core::event::{Event, Probe, Request};
+use trilith_core::plant::Bug;
+
+use crate::check::{Checks, Scene, Step, Violation};
+use crate::clients::{CLIENTS, Clients};
+use crate::conditions::Conditions;
+use crate::machine::{HaproxyState, Machine, Pending};
+use crate::net::{Attacker, Datagram, Seal};
+use crate::plan::Plan;
+use crate::rng::Rng;
+use crate::stats::Stats;
+use crate::trace::Trace;
 
 /// What a run is asked to do besides following its plan.
 #[derive(Clone, Debug)]
@@ -76,27 +78,29 @@ pub type Recorded = (u64, usize, Command);
 
 /// A world with its machines.
 pub struct World<'a> {
-    pub(crate) plan: &'a Plan,
-    pub(crate) options: Options,
-    pub(crate) now: u64,
-    pub(crate) rng: Rng,
+    plan: &'a Plan,
+    options: Options,
+    now: u64,
+    rng: Rng,
     queue: BinaryHeap<Reverse<Queued>>,
     queued: u64,
-    pub(crate) machines: Vec<Machine>,
-    pub(crate) conditions: Conditions,
+    machines: Vec<Machine>,
+    /// Where datagrams are really sealed.
+    seals: Vec<Option<Seal>>,
+    conditions: Conditions,
     active: Vec<bool>,
-    pub(crate) clients: Clients,
-    pub(crate) checks: Checks,
-    pub(crate) attacker: Attacker,
+    clients: Clients,
+    checks: Checks,
+    attacker: Attacker,
     attack_at: u64,
-    pub(crate) stats: Stats,
-    pub(crate) trace: Trace,
+    stats: Stats,
+    trace: Trace,
     commands: Vec<Recorded>,
-    pub(crate) violation: Option<Violation>,
+    violation: Option<Violation>,
     out: Vec<Command>,
     spins: u32,
     phase: Phase,
-    pub(crate) tickets: Vec<u64>,
+    tickets: Vec<u64>,
     over: bool,
 }
 
@@ -120,7 +124,7 @@ struct Queued {
 }
 
 /// What is going to happen.
-pub(crate) enum What {
+enum What {
     /// A fault strikes or ends.
     Fault { index: usize, begins: bool },
     /// A datagram arrives.
@@ -171,6 +175,7 @@ impl<'a> World<'a> {
             queue: BinaryHeap::with_capacity(128),
             queued: 0,
             machines: (0..plan.nodes()).map(|_| Machine::off()).collect(),
+            seals: (0..plan.nodes()).map(|_| None).collect(),
             conditions: Conditions::default(),
             active: vec![false; plan.faults.len()],
             clients: Clients::new(),
@@ -219,7 +224,7 @@ impl<'a> World<'a> {
     }
 
     /// Lets something happen at a time.
-    pub(crate) fn at(&mut self, at: u64, what: What) {
+    fn at(&mut self, at: u64, what: What) {
         self.queued += 1;
         self.queue.push(Reverse(Queued { at, number: self.queued, what }));
     }
@@ -292,7 +297,7 @@ impl<'a> World<'a> {
     }
 
     /// Hands an event to a node's core, and does what it says.
-    pub(crate) fn hand(&mut self, node: usize, event: Event, heard: Option<&Datagram>) {
+    fn hand(&mut self, node: usize, event: Event, heard: Option<&Datagram>) {
         let machine = &mut self.machines[node];
         let Some(supervisor) = &mut machine.supervisor else { return };
         let local = machine.clock.read(self.now);
@@ -347,7 +352,7 @@ impl<'a> World<'a> {
     }
 
     /// Gives something to a supervisor, at once or when it goes on.
-    pub(crate) fn offer(&mut self, node: usize, pending: Pending) {
+    fn offer(&mut self, node: usize, pending: Pending) {
         let machine = &mut self.machines[node];
         if machine.supervisor.is_none() || !machine.on {
             return;
@@ -370,8 +375,7 @@ impl<'a> World<'a> {
     }
 
     fn read(&mut self, node: usize, datagram: Datagram) {
-        let Some(supervisor) = &mut self.machines[node].supervisor else { return };
-        let authentic = match (&mut supervisor.seal, &datagram.bytes) {
+        let authentic = match (&mut self.seals[node], &datagram.bytes) {
             (Some(seal), Some(bytes)) => match seal.opener.open(bytes) {
                 Ok(authentic) => authentic,
                 Err(_) => {
@@ -410,260 +414,7 @@ impl<'a> World<'a> {
         }
     }
 
-    // Faults.
-
-    fn fault(&mut self, index: usize, begins: bool) {
-        self.active[index] = begins;
-        let strike = self.plan.faults[index];
-        note!(self, None, "{} {:?}", if begins { "✗" } else { "✓" }, strike.fault);
-        self.stats.faults += u64::from(begins);
-        let active = self.plan.faults.iter().zip(&self.active).filter(|(_, active)| **active).map(|(s, _)| s.fault);
-        let before = std::mem::replace(&mut self.conditions, Conditions::of(active));
-        let scene = Scene {
-            now: self.now,
-            settings: &self.plan.settings,
-            machines: &self.machines,
-            conditions: &self.conditions,
-        };
-        self.checks.conditions_changed(&scene, &before);
-        if begins && let Fault::HaproxyHung(node) = strike.fault {
-            let haproxy = &mut self.machines[node].haproxy;
-            if haproxy.state == HaproxyState::Alive {
-                haproxy.state = HaproxyState::Hung;
-                self.stats.haproxy_hangs += 1;
-            }
-        }
-        let disk = match strike.fault {
-            Fault::Down { disk, .. } if begins => disk,
-            _ => Disk::Kept,
-        };
-        for node in 0..self.machines.len() {
-            self.turn(node, &before, disk);
-        }
-    }
-
-    /// Lets a machine follow the conditions.
-    fn turn(&mut self, node: usize, before: &Conditions, disk: Disk) {
-        let now = self.conditions.clone();
-        if now.down[node] && !before.down[node] {
-            self.crash(node, disk);
-        }
-        if before.down[node] && !now.down[node] {
-            let after = self.rng.between(1_000, 20_000);
-            self.boot(node, self.now + after);
-        }
-        if now.stunned[node] && !before.stunned[node] {
-            self.stun(node, now.clock_stopped[node]);
-        }
-        if before.stunned[node] && !now.stunned[node] {
-            self.resume(node);
-        }
-        if now.frozen[node] != before.frozen[node] {
-            self.machines[node].frozen = now.frozen[node];
-            self.stats.freezes += u64::from(now.frozen[node]);
-            self.work_off(node);
-        }
-        if now.supervisor_down[node] && !before.supervisor_down[node] {
-            self.stats.supervisor_deaths += u64::from(self.machines[node].supervisor.is_some());
-            self.machines[node].end_supervisor();
-        }
-        if before.supervisor_down[node] && !now.supervisor_down[node] {
-            let life = self.machines[node].life;
-            self.at(self.now + 1_000, What::Launch { node, life });
-        }
-        if now.haproxy_down[node] && !before.haproxy_down[node] {
-            self.kill_haproxy(node);
-        }
-        if before.haproxy_hung[node] && !now.haproxy_hung[node] {
-            let haproxy = &mut self.machines[node].haproxy;
-            if haproxy.state == HaproxyState::Hung {
-                haproxy.state = HaproxyState::Alive;
-            }
-        }
-        if now.link_down[node] != before.link_down[node] {
-            for vip in 0..self.plan.vips() {
-                let event = Event::Link { vip: VipId(vip as u8), up: !now.link_down[node] };
-                self.tell(node, 200, event);
-            }
-        }
-    }
-
-    fn crash(&mut self, node: usize, disk: Disk) {
-        let machine = &mut self.machines[node];
-        self.stats.crashes += u64::from(machine.on);
-        machine.on = false;
-        machine.stunned_since = None;
-        machine.kernel = Kernel::default();
-        machine.haproxy.state = HaproxyState::Dead;
-        machine.haproxy.generation += 1;
-        machine.end_supervisor();
-        match disk {
-            Disk::Kept => {}
-            Disk::RolledBack => {
-                let keep = 1 + self.rng.index(machine.disk.len());
-                machine.disk.truncate(keep);
-                self.checks.started(node, true);
-            }
-            Disk::Lost => {
-                machine.disk = vec![DiskRecord::default()];
-                self.checks.started(node, true);
-            }
-        }
-    }
-
-    fn boot(&mut self, node: usize, at: u64) {
-        let origin = 1_000_000 + self.rng.below(1_000_000_000);
-        let machine = &mut self.machines[node];
-        machine.life += 1;
-        let life = machine.life;
-        machine.clock = Clock::new(at, origin, self.plan.ppm[node]);
-        self.at(at, What::Launch { node, life });
-    }
-
-    fn stun(&mut self, node: usize, clock_stops: bool) {
-        let machine = &mut self.machines[node];
-        if machine.on {
-            machine.stunned_since = Some(self.now);
-            self.stats.stuns += 1;
-            if clock_stops {
-                machine.clock.stop(self.now);
-            }
-        }
-    }
-
-    fn resume(&mut self, node: usize) {
-        let machine = &mut self.machines[node];
-        let Some(since) = machine.stunned_since.take() else { return };
-        if machine.clock.is_stopped() {
-            machine.clock.go_on(self.now);
-            // The kernel counts lifetimes by the same clock.
-            for expires in &mut machine.kernel.expires {
-                if *expires > since {
-                    *expires += self.now - since;
-                }
-            }
-            self.checks.resumed(self.now, node);
-        }
-        self.work_off(node);
-    }
-
-    /// A supervisor that stood still handles what has come meanwhile.
-    fn work_off(&mut self, node: usize) {
-        let machine = &mut self.machines[node];
-        if !machine.runs() {
-            return;
-        }
-        let clock = &machine.clock;
-        if let Some(supervisor) = &mut machine.supervisor {
-            supervisor.wake_at = clock.when(supervisor.node.deadline()).max(self.now);
-        }
-        // Whether its timer or its sockets come first is anybody's guess.
-        let timer_first = self.rng.chance(500) || self.options.strict;
-        if timer_first && machine.supervisor.as_ref().is_some_and(|s| s.wake_at <= self.now) {
-            self.hand(node, Event::Timer, None);
-        }
-        while self.machines[node].runs()
-            && let Some(pending) = self.machines[node].inbox.pop_front()
-        {
-            self.take(node, pending);
-        }
-    }
-
-    fn launch(&mut self, node: usize) {
-        if self.conditions.down[node] || self.conditions.supervisor_down[node] {
-            return;
-        }
-        let session = Session(self.rng.bits());
-        let revived = self.rng.between(5_000, 60_000);
-        let machine = &mut self.machines[node];
-        if !machine.on {
-            machine.on = true;
-            self.stats.boots += 1;
-            if self.conditions.stunned[node] {
-                machine.stunned_since = Some(self.now);
-                if self.conditions.clock_stopped[node] {
-                    machine.clock.stop(self.now);
-                }
-            }
-            let generation = machine.haproxy.generation;
-            // systemd starts HAProxy after the supervisor, which has loaded the relay rules by then.
-            self.at(self.now + revived, What::Revive { node, generation });
-        }
-        let machine = &mut self.machines[node];
-        if machine.supervisor.is_some() {
-            return;
-        }
-        machine.frozen = self.conditions.frozen[node];
-        let record = machine.disk.last().copied().unwrap_or_default();
-        let local = machine.clock.read(self.now);
-        let settings = &self.plan.settings;
-        let me = NodeId(node as u8);
-        let mut core = Node::new(settings.clone(), me, session, record, mac(node), local);
-        if let Some(bug) = self.options.bug {
-            core.plant(bug);
-        }
-        let seal = self.plan.sealed.then(|| {
-            let set = &settings.set.name;
-            Box::new(Seal {
-                sealer: Sealer::new(SECRET, set, me, session),
-                opener: Opener::new(SECRET, set, settings.nodes.len() as u8, me),
-            })
-        });
-        machine.supervisor = Some(Supervisor {
-            wake_at: machine.clock.when(core.deadline()).max(self.now),
-            node: core,
-            session,
-            busy: [0; Shell::COUNT],
-            probes: Vec::new(),
-            since: self.now,
-            knows: [None; NODES],
-            said: None,
-            seal,
-        });
-        self.stats.starts += 1;
-        self.checks.started(node, false);
-        note!(self, Some(node), "starts with {record:?}");
-        for vip in 0..self.plan.vips() {
-            let event = Event::Link { vip: VipId(vip as u8), up: !self.conditions.link_down[node] };
-            self.tell(node, 300, event);
-        }
-        let active = self.machines[node].haproxy.state != HaproxyState::Dead;
-        self.tell(node, 400, Event::Unit { unit: Unit::Haproxy, active });
-    }
-
-    pub(crate) fn kill_haproxy(&mut self, node: usize) {
-        let haproxy = &mut self.machines[node].haproxy;
-        if haproxy.state == HaproxyState::Dead {
-            return;
-        }
-        haproxy.state = HaproxyState::Dead;
-        haproxy.generation += 1;
-        let generation = haproxy.generation;
-        self.stats.haproxy_deaths += 1;
-        self.tell(node, 500, Event::Unit { unit: Unit::Haproxy, active: false });
-        let after = self.rng.between(50_000, 300_000);
-        self.at(self.now + after, What::Revive { node, generation });
-    }
-
-    /// Starts HAProxy, if it can run. Returns whether it runs.
-    pub(crate) fn start_haproxy(&mut self, node: usize) -> bool {
-        let machine = &mut self.machines[node];
-        if !machine.on {
-            return false;
-        }
-        if self.conditions.haproxy_down[node] {
-            let generation = machine.haproxy.generation;
-            self.at(self.now + 100_000, What::Revive { node, generation });
-            return false;
-        }
-        if machine.haproxy.state == HaproxyState::Dead {
-            machine.haproxy.state = HaproxyState::Alive;
-            self.tell(node, 500, Event::Unit { unit: Unit::Haproxy, active: true });
-        }
-        true
-    }
-
-    pub(crate) fn tell(&mut self, node: usize, after: u64, event: Event) {
+    fn tell(&mut self, node: usize, after: u64, event: Event) {
         let life = self.machines[node].life;
         self.at(self.now + after, What::Tell { node, life, event });
     }
@@ -678,193 +429,20 @@ impl<'a> World<'a> {
         self.offer(node, Pending::Event(Event::Operator { ticket, request }));
     }
 
-    fn poison(&mut self, vip: VipId) {
-        // Somebody who is heard by the clients but not by the owner cannot be answered.
-        if (0..self.machines.len()).any(|n| self.conditions.isolated[n]) {
-            return;
-        }
-        note!(self, None, "somebody foreign claims vip {}", vip.0);
-        self.stats.poisonings += 1;
-        self.clients.hear(usize::from(vip.0), Neighbour::Foreign);
-        for node in 0..self.machines.len() {
-            self.tell(node, 300, Event::Conflict { vip, mac: FOREIGN_MAC });
-        }
-    }
-
-    // Clients.
-
-    fn open(&mut self) {
-        let client = self.rng.index(CLIENTS);
-        let vip = self.rng.index(self.plan.vips());
-        if self.clients.cache[client][vip] == Neighbour::Unknown {
-            self.resolve(client);
-        }
-        if self.clients.flows.len() < FLOWS {
-            let attempt = self.clients.open(client, vip, &self.machines, &self.conditions);
-            match attempt {
-                Attempt::Opened => {
-                    self.stats.flows += 1;
-                    if let Some(flow) = self.clients.flows.last() {
-                        let flow = flow.id;
-                        self.at(self.now + 10_000, What::Packet { flow });
-                    }
-                }
-                Attempt::Refused { .. } | Attempt::Unanswered => self.stats.failed_connects += 1,
-            }
-            if let Err(what) = self.checks.flows.opened(&self.scene(), client, vip, attempt) {
-                self.break_off("9 nothing breaks", what);
-            }
-        }
-        let again = self.rng.between(60_000, 160_000);
-        self.at(self.now + again, What::Open);
-    }
-
-    fn packet(&mut self, id: u32) {
-        let Some(place) = self.clients.flows.iter().position(|flow| flow.id == id) else { return };
-        let flow = self.clients.flows[place].clone();
-        let fate = self.clients.send(&flow, &self.machines, &self.conditions);
-        if let Err(what) = self.checks.flows.sent(&self.scene(), &flow, fate) {
-            self.break_off("9 nothing breaks", what);
-        }
-        let ends = self.rng.chance(30);
-        match fate {
-            crate::clients::Fate::Arrived { hops } => self.stats.relayed += u64::from(hops > 0),
-            crate::clients::Fate::Reset { .. } => self.stats.resets += 1,
-            crate::clients::Fate::Lost => self.stats.lost_packets += 1,
-        }
-        if ends || matches!(fate, crate::clients::Fate::Reset { .. }) {
-            self.clients.flows.swap_remove(place);
-            return;
-        }
-        let again = self.rng.between(20_000, 60_000);
-        self.at(self.now + again, What::Packet { flow: id });
-    }
-
-    /// A client asks by ARP who has the VIPs. Whoever answers last is remembered.
-    fn resolve(&mut self, client: usize) {
-        for vip in 0..self.plan.vips() {
-            let start = self.rng.index(self.machines.len());
-            let count = self.machines.len();
-            let holder = (0..count)
-                .map(|n| (n + start) % count)
-                .find(|n| self.machines[*n].answers_for(vip, self.now) && !self.conditions.isolated[*n]);
-            self.clients.cache[client][vip] = holder.map_or(Neighbour::Unknown, Neighbour::Node);
-        }
-    }
-
-    // The end.
-
-    fn heal(&mut self) {
-        self.phase = Phase::Healing { settled_since: None };
-        note!(self, None, "healed");
-        // From now on what is cut stays cut: a late delivery would be a bridge over it.
-        self.attacker.strict = true;
-        for node in 0..self.machines.len() {
-            let undrain = Request::Drain { node: NodeId(node as u8), drained: false };
-            self.ask(node, undrain);
-        }
-    }
-
-    fn poll(&mut self) {
-        self.at(self.now + POLL_US, What::Poll);
-        let scene = Scene {
-            now: self.now,
-            settings: &self.plan.settings,
-            machines: &self.machines,
-            conditions: &self.conditions,
-        };
-        if let Err(violation) = self.checks.poll(&scene) {
-            self.violation.get_or_insert(violation);
-        }
-        match self.phase {
-            Phase::Faults => {}
-            Phase::Healing { settled_since } => self.poll_healing(settled_since),
-            Phase::Moving { vip, to, since, ticket } => {
-                if self.tickets.contains(&ticket) && self.now - since > MOVE_BOUND_US {
-                    self.break_off("3 liveness", format!("vip {vip} was to move to node {to}, and did not"));
-                }
-                self.over = self.now - since > EPILOGUE_US;
-            }
-            Phase::Poisoned { vip, since } => {
-                if self.now - since > CONFLICT_BOUND_US {
-                    let duped = self.clients.cache.iter().any(|cache| cache[vip] == Neighbour::Foreign);
-                    if duped {
-                        self.break_off(
-                            "3 liveness",
-                            format!("somebody foreign is still taken for the owner of vip {vip}"),
-                        );
-                    }
-                    self.over = true;
-                }
-            }
-        }
-    }
-
-    fn poll_healing(&mut self, settled_since: Option<u64>) {
-        let settled_since = match settled(&self.scene(), &self.clients) {
-            Ok(()) => Some(settled_since.unwrap_or(self.now)),
-            Err(what) => {
-                if self.now > self.plan.heal + BOUND_US {
-                    self.break_off("3 liveness", what);
-                }
-                None
-            }
-        };
-        self.phase = Phase::Healing { settled_since };
-        let calm_us = if self.plan.epilogue.is_some() { CALM_FOR_EPILOGUE_US } else { CALM_US };
-        if let Some(since) = settled_since.filter(|since| self.now - since >= calm_us) {
-            self.stats.settled_us += since - self.plan.heal;
-            match self.plan.epilogue.filter(|_| self.conditions == Conditions::default()) {
-                Some(Epilogue::Move) if self.machines.len() > 1 => self.move_in_calm(),
-                Some(Epilogue::Poison) => self.poison_in_calm(),
-                _ => self.over = true,
-            }
-        }
-    }
-
-    fn move_in_calm(&mut self) {
-        let vip = self.rng.index(self.plan.vips());
-        let owner = (0..self.machines.len()).find(|n| self.scene().owns(*n, vip).is_some()).unwrap_or(0);
-        let to = (owner + 1 + self.rng.index(self.machines.len() - 1)) % self.machines.len();
-        let asked = self.rng.index(self.machines.len());
-        note!(self, None, "all is well: vip {vip} moves from node {owner} to node {to}");
-        self.checks.flows.calm = true;
-        self.phase = Phase::Moving { vip, to, since: self.now, ticket: self.stats.requests + 1 };
-        self.ask(asked, Request::Move { vip: VipId(vip as u8), to: NodeId(to as u8) });
-    }
-
-    fn poison_in_calm(&mut self) {
-        let vip = self.rng.index(self.plan.vips());
-        self.phase = Phase::Poisoned { vip, since: self.now };
-        self.poison(VipId(vip as u8));
-    }
-
-    /// While nothing is wrong somebody answers for every VIP at every moment.
-    pub(crate) fn watch_for_a_gap(&mut self) {
-        if !matches!(self.phase, Phase::Moving { .. }) {
-            return;
-        }
-        for vip in 0..self.plan.vips() {
-            if !self.machines.iter().any(|m| m.answers_for(vip, self.now)) {
-                self.break_off("9 nothing breaks", format!("nobody answers for vip {vip} during a planned move"));
-            }
-        }
-    }
-
-    pub(crate) fn scene(&self) -> Scene<'_> {
+    fn scene(&self) -> Scene<'_> {
         Scene { now: self.now, settings: &self.plan.settings, machines: &self.machines, conditions: &self.conditions }
     }
 
-    pub(crate) fn break_off(&mut self, invariant: &'static str, what: String) {
+    fn break_off(&mut self, invariant: &'static str, what: String) {
         self.violation.get_or_insert(Violation { invariant, what, at: self.now });
     }
 
-    pub(crate) fn name(&self, node: Option<usize>) -> &'a str {
+    fn name(&self, node: Option<usize>) -> &'a str {
         node.map_or("world", |n| &self.plan.settings.nodes[n].name)
     }
 
     /// Whether the attacker or the weather made a probe fail that should have been answered.
-    pub(crate) fn misled(&mut self, node: usize, probe: Probe) {
+    fn misled(&mut self, node: usize, probe: Probe) {
         if let Probe::Kernel(peer) = probe {
             self.checks.flows.doubted(self.now, usize::from(peer.0));
         }
@@ -894,22 +472,7 @@ impl Ord for Queued {
 
 /// So often the checkers look around, in microseconds.
 const POLL_US: u64 = 20_000;
-/// Invariant 3's bound: so long after the heal everything is as it should be, in microseconds. The longest way back is that of an
-/// address that was refused again and again: it is tried again after five seconds.
-const BOUND_US: u64 = 6_000_000;
-/// And stays so.
-const CALM_US: u64 = 150_000;
-/// Before an epilogue the last probes of the faulty times have ended too.
-const CALM_FOR_EPILOGUE_US: u64 = 600_000;
-/// A planned move takes no longer, in microseconds.
-const MOVE_BOUND_US: u64 = 300_000;
-/// So long after a foreign claim the clients know better: what goes on may delay the announcement a little.
-const CONFLICT_BOUND_US: u64 = 80_000;
-/// So long the world is watched after it.
-const EPILOGUE_US: u64 = 800_000;
 /// So many things may happen in the same microsecond.
 const MAX_SPINS: u32 = 2_000;
 /// So many datagrams and events wait for a supervisor that stands still: the socket's buffer.
 const INBOX: usize = 256;
-/// The simulated set's secret.
-const SECRET: &[u8] = b"no secret at all, but long enough";

@@ -7,6 +7,7 @@
 //! | [`switch`] | the wire between them: cut, heal, link down |
 //! | [`load`] | what clients see |
 //! | [`bench`] | what moving or losing a node costs them |
+//! | [`demo`] | the same to look at |
 //!
 //! ```no_run
 //! use trilith_lab::lab::{Lab, Mode};
@@ -24,6 +25,7 @@ pub mod bench;
 mod cgroup;
 mod command;
 pub mod container;
+pub mod demo;
 pub mod forge;
 pub mod lab;
 pub mod load;

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use trilith_lab::lab::{self, Lab, Mode, OnFailure};
 use trilith_lab::bench::{self, Bench};
-use trilith_lab::{container, status};
+use trilith_lab::lab::{self, Lab, Mode, OnFailure};
+use trilith_lab::{container, demo, status};
 
 /// Three containers of the appliance's own root tree on one bridge, and clients that talk to the VIP.
 #[derive(Parser)]
@@ -23,6 +23,8 @@ enum Top {
     /// Bring the laboratory up and down, look at it, get into it.
     #[command(subcommand)]
     Lab(LabCommand),
+    /// Clients on the VIP, faults, and what the clients see, live.
+    Demo,
     /// Measure; the last line is one JSON object.
     #[command(subcommand)]
     Bench(Bench),
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
 fn run(command: Top) -> Result<()> {
     match command {
         Top::Lab(command) => run_lab(command),
+        Top::Demo => demo::run(),
         Top::Bench(command) => bench::run(command),
         Top::Container { node } => container::become_container(Lab::attach()?.node(&node)?),
         Top::Guard { id } => lab::guard(&id),

@@ -60,7 +60,7 @@ impl Node {
         }
         let bounds = self.settings.set.lease;
         let jitter = self.jitter.now(now);
-        let wanted = (bounds.heartbeat * 3 + jitter * 2).clamp(bounds.min, bounds.max);
+        let wanted = (bounds.heartbeat * 5 / 2 + jitter * 2).clamp(bounds.min, bounds.max);
         let noticeable = wanted.abs_diff(self.lease) > self.lease / 8 || (wanted == bounds.min && self.lease != wanted);
         if noticeable {
             self.lease = wanted;

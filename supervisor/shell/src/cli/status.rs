@@ -152,7 +152,8 @@ fn facts(status: &Status, width: usize, paint: Paint) -> Vec<String> {
         facts.push(("Flows", text));
     }
     if let Some(channel) = &status.channel {
-        let detour = if channel.detoured > 0 { format!(", {} by way of the gateway", channel.detoured) } else { String::new() };
+        let detour =
+            if channel.detoured > 0 { format!(", {} by way of the gateway", channel.detoured) } else { String::new() };
         let text = format!("{} sent{detour}, {} received, {} refused", channel.sent, channel.received, channel.refused);
         facts.push(("Peers", text));
     }
@@ -284,13 +285,13 @@ pub mod tests {
         }
     }
 
-    /// `BLESS=1 cargo test -p trilith-shell` records the view anew; its diff is read as a review.
+    /// `TRILITH_BLESS=1 cargo test -p trilith-shell` records the view anew; its diff is read as a review.
     fn must_look_like(recorded: &str, status: &Status) {
         let lines = view(status, 80, Paint::OFF);
         assert!(lines.iter().all(|line| count(line) <= 80 && !line.ends_with(' ')), "{lines:#?}");
         let shown = lines.join("\n") + "\n";
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/testdata").join(recorded);
-        if std::env::var_os("BLESS").is_some() {
+        if std::env::var_os("TRILITH_BLESS").is_some() {
             std::fs::write(path, shown).unwrap();
         } else {
             assert_eq!(shown, std::fs::read_to_string(path).unwrap(), "\n{shown}");

@@ -75,19 +75,20 @@ impl Detour {
         }
     }
 
-    /// Which of the first `nodes` nodes are not heard directly for a lease, and which ones a detour is worth while to.
+    /// Which of the first `nodes` nodes are not heard directly for half a lease (early enough to save it), and which ones a detour is worth while to.
     /// `deaf_of` says what a peer does not hear directly.
     pub(super) fn plan(&self, nodes: usize, now: Instant, lease: Duration, deaf_of: impl Fn(NodeId) -> u8) -> Paths {
+        let patience = lease / 2;
         let mut paths = Paths::default();
         for (node, heard) in self.heard.iter().enumerate().take(nodes) {
             let peer = NodeId(node as u8);
             if peer == self.me {
                 continue;
             }
-            if now.duration_since(heard.direct) > lease {
+            if now.duration_since(heard.direct) > patience {
                 paths.deaf |= 1 << node;
             }
-            if now.duration_since(heard.at_all) > lease || deaf_of(peer) & 1 << self.me.0 != 0 {
+            if now.duration_since(heard.at_all) > patience || deaf_of(peer) & 1 << self.me.0 != 0 {
                 paths.detour |= 1 << node;
             }
         }

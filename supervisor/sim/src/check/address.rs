@@ -4,7 +4,7 @@ use crate::check::Scene;
 use crate::plan::{NODES, VIPS};
 
 /// Checks the fence.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Address {
     unowned_since: [[Option<u64>; VIPS]; NODES],
 }

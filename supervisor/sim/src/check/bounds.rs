@@ -6,7 +6,7 @@ use crate::check::Step;
 use crate::plan::NODES;
 
 /// Checks that work is bounded.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Bounds {
     nodes: [Window; NODES],
 }

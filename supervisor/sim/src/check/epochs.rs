@@ -11,6 +11,7 @@ use crate::check::Step;
 use crate::plan::{NODES, VIPS};
 
 /// Checks invariant 2 by what nodes say in their heartbeats.
+#[derive(Clone)]
 pub struct Epochs {
     keys: Vec<VipKey>,
     seen: [[u64; VIPS]; NODES],

@@ -2,12 +2,12 @@
 //! is wrong, nothing is lost or refused either.
 
 use crate::check::Scene;
-use crate::clients::{Attempt, Fate, Flow};
+use crate::clients::{Attempt, Fate, Flow, mac};
 use crate::machine::HaproxyState;
 use crate::plan::NODES;
 
 /// Checks invariant 9.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Flows {
     /// When a node's kernel last left a question unanswered.
     doubted_at: [Option<u64>; NODES],
@@ -19,6 +19,16 @@ impl Flows {
     /// A node's kernel has left a question unanswered.
     pub fn doubted(&mut self, now: u64, node: usize) {
         self.doubted_at[node] = Some(now);
+    }
+
+    /// Looks at the world now and then: a doubt is over only when the node has been heard by all for a while.
+    pub fn poll(&mut self, scene: &Scene) {
+        for node in 0..scene.nodes() {
+            let heard = (0..scene.nodes()).all(|other| !scene.machines[other].runs() || scene.linked(node, other));
+            if let Some(at) = self.doubted_at[node].as_mut().filter(|_| !heard) {
+                *at = scene.now;
+            }
+        }
     }
 
     /// Looks at what became of a packet.
@@ -61,16 +71,12 @@ impl Flows {
     }
 }
 
-/// A supervisor that has started while another node's was silent does not know that node and cannot relay to it.
+/// A supervisor that has never heard a node, since that was silent all the time, cannot relay to it. Its rules stay when it dies.
 fn unknown_somewhere(scene: &Scene, node: usize) -> bool {
-    let quiet_us = scene.settings.set.lease.max.as_micros() as u64;
-    let supervisors = scene.machines.iter().enumerate().filter(|(n, _)| *n != node);
-    let supervisors = supervisors.filter_map(|(_, machine)| machine.supervisor.as_ref());
-    let knows = |since: Option<u64>| since.is_some_and(|at| scene.now > at + RELAY_US);
-    supervisors.into_iter().any(|s| !knows(s.knows[node]) && scene.now > s.since + quiet_us)
+    let others = scene.machines.iter().enumerate().filter(|(other, machine)| *other != node && machine.lives());
+    let mut rings = others.filter_map(|(_, machine)| machine.kernel.ring.as_ref());
+    rings.any(|ring| !ring.peer_macs.contains(&mac(node)))
 }
 
-/// So long after an unanswered question to its kernel a node may be missing from a relay ring.
+/// So long after its kernel left a question unanswered, and it was heard again, a node may be missing from a relay ring.
 const DOUBT_US: u64 = 2_000_000;
-/// Relay rules are in force so long after they are wanted.
-const RELAY_US: u64 = 200_000;

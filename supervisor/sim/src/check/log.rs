@@ -11,13 +11,13 @@ use crate::check::{Scene, Step};
 use crate::plan::{NODES, VIPS};
 
 /// Checks invariant 10.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Log {
     nodes: [Known; NODES],
     steps: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Known {
     owned: [Option<Ownership>; VIPS],
     fitness: Option<Fitness>,

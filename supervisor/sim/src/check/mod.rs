@@ -63,6 +63,12 @@ impl Scene<'_> {
         self.settings.vips.len()
     }
 
+    /// Whether two nodes both run and can hear each other.
+    pub fn linked(&self, a: usize, b: usize) -> bool {
+        let both = self.machines[a].runs() && self.machines[b].runs();
+        both && (a == b || (self.conditions.datagrams(a, b) && self.conditions.datagrams(b, a)))
+    }
+
     /// By which epoch a node owns a VIP just now, by its own clock and reckoning.
     pub fn owns(&self, node: usize, vip: usize) -> Option<Ownership> {
         let machine = &self.machines[node];
@@ -84,6 +90,7 @@ pub struct Step<'a> {
 }
 
 /// All checkers that watch every step.
+#[derive(Clone)]
 pub struct Checks {
     ownership: OneOwner,
     epochs: Epochs,
@@ -127,6 +134,7 @@ impl Checks {
     /// # Errors
     /// The first broken invariant.
     pub fn poll(&mut self, scene: &Scene) -> Result<(), Violation> {
+        self.flows.poll(scene);
         self.address.poll(scene).map_err(|what| Violation { invariant: "the fence holds", what, at: scene.now })
     }
 

@@ -15,6 +15,7 @@ use crate::conditions::Conditions;
 use crate::plan::{NODES, VIPS};
 
 /// Checks invariant 1.
+#[derive(Clone)]
 pub struct OneOwner {
     keys: Vec<VipKey>,
     lease_max_us: u64,
@@ -92,8 +93,8 @@ impl OneOwner {
         let mine_said = me.and_then(|s| s.said.as_ref()).and_then(|h| h.heard[from]).filter(|echo| echo.live);
         let mutual = echo.is_some_and(|echo| me.is_some_and(|s| s.session == echo.session))
             && mine_said.is_some_and(|echo| echo.session == said.session && said.counter > echo.counter);
-        let higher = said.vips.iter().filter(|r| r.vip == self.keys[vip]).filter_map(|r| r.claim);
-        let Some(claim) = higher.filter(|claim| claim.held && claim.epoch > mine.epoch).next() else { return Ok(()) };
+        let mut higher = said.vips.iter().filter(|r| r.vip == self.keys[vip]).filter_map(|r| r.claim);
+        let Some(claim) = higher.find(|claim| claim.held && claim.epoch > mine.epoch) else { return Ok(()) };
         if !mutual || mine.lone {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 //! whole, and the nodes agree. With a fault that lasts: as far as that fault allows.
 
 use trilith_core::command::BackendState;
-use trilith_core::config::{Lone, NodeId};
+use trilith_core::config::Lone;
 
 use crate::check::Scene;
 use crate::clients::{Clients, Neighbour, mac};
@@ -33,6 +33,7 @@ fn one_vip(scene: &Scene, clients: &Clients, vip: usize) -> Result<(), String> {
     }
     let best = nodes.clone().filter(|n| can_win(scene, *n)).map(|n| level(scene, n)).min().unwrap_or(UNFIT);
     let survivors: Vec<usize> = nodes
+        .clone()
         .filter(|n| scene.machines[*n].runs() && level(scene, *n) < UNFIT && !scene.conditions.gateway_lost[*n])
         .collect();
     let lone = best == UNFIT && scene.settings.set.lone == Lone::Serve;
@@ -43,13 +44,19 @@ fn one_vip(scene: &Scene, clients: &Clients, vip: usize) -> Result<(), String> {
         }
         [] => return Ok(()),
         [owner] if best == UNFIT && !lone => return Err(format!("vip {vip} is owned by {owner} without a majority")),
-        [owner] if level(scene, owner) > best => {
-            return Err(format!(
-                "vip {vip} is owned by {owner}, of fitness level {}, though {best} is possible",
-                level(scene, owner)
-            ));
+        [owner] => {
+            // A degraded owner stays when it hears no fit node, even if others hear one.
+            let heard = |n: &usize| level(scene, owner) == UNFIT || scene.linked(owner, *n);
+            let better =
+                nodes.filter(|n| can_win(scene, *n) && heard(n)).find(|n| level(scene, *n) < level(scene, owner));
+            if let Some(better) = better {
+                return Err(format!(
+                    "vip {vip} is owned by {owner}, of fitness level {}, not {better}",
+                    level(scene, owner)
+                ));
+            }
+            known(scene, clients, vip, owner)?;
         }
-        [owner] => known(scene, clients, vip, owner)?,
         // Two halves that cannot reach each other at all each serve whoever reaches them.
         [a, b] if lone && !scene.conditions.answers(a, b) && !scene.conditions.answers(b, a) => {}
         _ => return Err(format!("vip {vip} has many owners: {owners:?}")),
@@ -70,7 +77,7 @@ fn known(scene: &Scene, clients: &Clients, vip: usize, owner: usize) -> Result<(
         }
     }
     let name = &scene.settings.nodes[owner].name;
-    for node in (0..scene.nodes()).filter(|n| linked(scene, *n, owner)) {
+    for node in (0..scene.nodes()).filter(|n| scene.linked(*n, owner)) {
         let machine = &scene.machines[node];
         let Some(supervisor) = &machine.supervisor else { continue };
         let status = supervisor.node.status(machine.clock.read(scene.now));
@@ -80,7 +87,7 @@ fn known(scene: &Scene, clients: &Clients, vip: usize, owner: usize) -> Result<(
                 status.vips[vip].owner
             ));
         }
-        if let Some(deaf) = status.nodes.iter().enumerate().position(|(n, s)| linked(scene, node, n) && !s.heard) {
+        if let Some(deaf) = status.nodes.iter().enumerate().position(|(n, s)| scene.linked(node, n) && !s.heard) {
             return Err(format!("node {node} does not hear node {deaf}"));
         }
     }
@@ -92,24 +99,35 @@ fn ring(scene: &Scene, node: usize) -> Result<(), String> {
     let count = scene.nodes();
     let symmetric =
         (0..count).all(|a| (0..count).all(|b| scene.conditions.frames(a, b) == scene.conditions.frames(b, a)));
-    let knows = |n: usize| n == node || scene.machines[node].supervisor.as_ref().is_some_and(|s| s.knows[n].is_some());
+    let knows = |n: usize| n == node || scene.machines[node].supervisor.as_ref().is_some_and(|s| s.knows[n]);
     let equal = (0..count).all(|n| (scene.conditions.answers(node, n) && knows(n)) || reachless(scene, n));
     if !symmetric || !equal || scene.conditions.isolated[node] {
         return Ok(());
     }
+    // A kernel that lives below a silent supervisor stays in the ring unless it was once silent too.
     let alive: Vec<usize> = (1..count).map(|step| (node + step) % count).filter(|n| !reachless(scene, *n)).collect();
-    let next = alive.first().map(|n| NodeId(*n as u8));
+    let heard: Vec<usize> = alive.iter().copied().filter(|n| scene.linked(node, *n)).collect();
     let ring = scene.machines[node].kernel.ring.as_ref();
     let right = ring.is_some_and(|ring| {
-        let macs = alive.iter().filter(|n| scene.machines[**n].runs()).all(|n| ring.peer_macs.contains(&mac(*n)));
-        ring.next == next && usize::from(ring.last_hop) >= alive.len() && macs
+        let macs = heard.iter().all(|n| ring.peer_macs.contains(&mac(*n)));
+        let next = match ring.next {
+            None => heard.is_empty(),
+            Some(next) => {
+                alive.iter().take_while(|n| !heard.contains(n)).chain(heard.first()).any(|n| *n == usize::from(next.0))
+            }
+        };
+        next && usize::from(ring.last_hop) >= heard.len() && macs
     });
-    if right { Ok(()) } else { Err(format!("node {node} relays by {ring:?}, but {alive:?} are alive")) }
+    if right {
+        Ok(())
+    } else {
+        Err(format!("node {node} relays by {ring:?}, but {alive:?} are alive, {heard:?} heard"))
+    }
 }
 
 /// A drained node gets no new work from any HAProxy, all others do.
 fn backends(scene: &Scene, node: usize) -> Result<(), String> {
-    for peer in (0..scene.nodes()).filter(|n| linked(scene, node, *n)) {
+    for peer in (0..scene.nodes()).filter(|n| scene.linked(node, *n)) {
         let want = if drained(scene, peer) { BackendState::Drain } else { BackendState::Ready };
         let is = scene.machines[node].backends[peer];
         if is != want {
@@ -125,14 +143,8 @@ fn reachless(scene: &Scene, node: usize) -> bool {
     c.isolated[node] || !scene.machines[node].lives()
 }
 
-/// Both run and hear each other.
-fn linked(scene: &Scene, a: usize, b: usize) -> bool {
-    let both = scene.machines[a].runs() && scene.machines[b].runs();
-    both && (a == b || (scene.conditions.datagrams(a, b) && scene.conditions.datagrams(b, a)))
-}
-
 fn can_win(scene: &Scene, node: usize) -> bool {
-    (0..scene.nodes()).filter(|n| linked(scene, node, *n)).count() > scene.nodes() / 2
+    (0..scene.nodes()).filter(|n| scene.linked(node, *n)).count() > scene.nodes() / 2
 }
 
 /// 0 for fit, 1 for what may serve when there is nothing better, 2 for unfit: as the world knows it.

@@ -8,7 +8,7 @@ use crate::check::{Scene, Step};
 use crate::plan::NODES;
 
 /// Checks that successors hear their predecessors.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Successor {
     read: [[Option<Read>; NODES]; NODES],
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::flows::{Carrier, Flows, HTTP_PORT};
+use super::flows::{AFTERMATH_NS, Carrier, Flows, HTTP_PORT};
 use super::said::{agreed, settle, until};
 use super::{ms_between, say, tenth};
 use crate::lab::{Lab, Mode, NODES, VIP};
@@ -68,6 +68,11 @@ struct Summary {
     trilith_ms: Quantiles,
     keepalived_ms: Option<Quantiles>,
     ratio_p50: Option<f64>,
+    /// From the end of the cut until the set was at rest and clients were served, at worst.
+    trilith_back_ms_max: f64,
+    keepalived_back_ms_max: f64,
+    /// Runs of keepalived after which the clients were not served within 10 s of the end of the cut.
+    keepalived_black_holes: usize,
     /// Connections of living nodes, over all runs, and how many of them broke.
     flows_live: usize,
     broken_live: usize,
@@ -92,6 +97,9 @@ impl Summary {
             trilith_ms: ours,
             keepalived_ms: compared.then_some(theirs),
             ratio_p50: compared.then(|| (ours.p50 / theirs.p50 * 1000.0).round() / 1000.0),
+            trilith_back_ms_max: trilith.iter().map(|run| run.back_ms).fold(0.0, f64::max),
+            keepalived_back_ms_max: keepalived.iter().map(|run| run.back_ms).fold(0.0, f64::max),
+            keepalived_black_holes: keepalived.iter().filter(|run| run.black_hole).count(),
             flows_live: trilith.iter().map(|run| run.flows_live).sum(),
             broken_live: trilith.iter().map(|run| run.broken_live).sum(),
             flows_dead: trilith.iter().map(|run| run.flows_dead).sum(),
@@ -107,6 +115,10 @@ impl Summary {
 #[derive(Debug, Default)]
 struct Run {
     gap_ms: f64,
+    /// From the end of the cut until the set was at rest and new connections were served.
+    back_ms: f64,
+    /// That did not come about by itself within [`BACK_DEADLINE`].
+    black_hole: bool,
     agree_ms: f64,
     flows_live: usize,
     broken_live: usize,
@@ -137,7 +149,12 @@ fn block_of(mode: Mode, runs: u32, done: usize, into: &mut Vec<Run>) -> Result<(
         } else {
             String::new()
         };
-        say(&format!("{name} run {}: nobody could connect for {} ms{flows}", number + 1, run.gap_ms));
+        say(&format!(
+            "{name} run {}: nobody could connect for {} ms, back after {} ms{flows}",
+            number + 1,
+            run.gap_ms,
+            run.back_ms
+        ));
         into.push(run);
     }
     Ok(())
@@ -148,20 +165,30 @@ fn cut_keepalived(lab: &Lab) -> Result<Run> {
     let steady = connect(lab)?;
     let cut_ns = now_ns();
     lab.switch.cut(NODES[0], Direction::Both)?;
-    wait_connectable(&steady, cut_ns)?;
+    wait_served(&steady, cut_ns + CUT_TAKES_NS, DEADLINE)?;
     let gap_ms = gap(&steady, cut_ns);
     lab.heal()?;
-    Ok(Run { gap_ms, ..Run::default() })
+    let healed_ns = now_ns();
+    settle(lab)?;
+    let black_hole = wait_served(&steady, healed_ns, BACK_DEADLINE).is_err();
+    if black_hole {
+        // The clients still send to a node that is the owner no longer. Their neighbour entry would age in half a minute.
+        lab.client.ip(&format!("neigh flush to {VIP} dev eth0\n"))?;
+        wait_served(&steady, now_ns(), DEADLINE)?;
+    }
+    let back_ms = ms_between(healed_ns, now_ns());
+    Ok(Run { gap_ms, back_ms, black_hole, ..Run::default() })
 }
 
 fn cut_trilith(lab: &Lab, owner: &str) -> Result<Run> {
     settle(lab)?;
     let others: Vec<&str> = NODES.into_iter().filter(|name| *name != owner).collect();
     let flows = Flows::on(lab, &[others[0], others[1], owner], FLOWS_EACH, PING_EVERY)?;
+    let quiet_ns = now_ns() + AFTERMATH_NS;
     let steady = connect(lab)?;
+    wait_until("the moves before the cut forgotten", DEADLINE, || now_ns() >= quiet_ns)?;
     let cut_ns = now_ns();
     lab.switch.cut(owner, Direction::Both)?;
-    wait_connectable(&steady, cut_ns)?;
     let witnesses: Vec<&Node> = lab.nodes.iter().filter(|node| node.name() != owner).collect();
     until("the survivors agree on a new owner", DEADLINE, || {
         let owners = agreed(&witnesses)?;
@@ -169,6 +196,7 @@ fn cut_trilith(lab: &Lab, owner: &str) -> Result<Run> {
         Ok(())
     })?;
     let agree_ms = ms_between(cut_ns, now_ns());
+    wait_served(&steady, cut_ns + CUT_TAKES_NS, DEADLINE)?;
     let dead = |it: &Carrier| it.front == owner;
     // Who waits for the dead node's service waits as if there were no Trilith; who waits for its HAProxy must not.
     let live = |it: &Carrier| it.front != owner && it.back != owner;
@@ -183,10 +211,29 @@ fn cut_trilith(lab: &Lab, owner: &str) -> Result<Run> {
     let resets = fate.breaks(dead).into_iter().filter(|it| it.failure == Failure::Reset);
     let rst_ms = resets.map(|it| ms_between(cut_ns, it.at_ns)).collect();
     lab.heal()?;
+    let healed_ns = now_ns();
     settle(lab)?;
+    wait_served(&steady, healed_ns, BACK_DEADLINE)?;
+    let back_ms = ms_between(healed_ns, now_ns());
     let fate = flows.finish()?;
+    for it in fate.breaks(|it| live(it) || dead(it)) {
+        let carrier = fate.carrier(it.local_port);
+        if it.failure != Failure::Reset || carrier.is_some_and(live) {
+            let after_ms = ms_between(cut_ns, it.at_ns);
+            say(&format!("{owner} cut off: {} {after_ms} ms later, carried by {carrier:?}", it.failure));
+        }
+    }
     let broken_live = fate.breaks(live).len();
-    Ok(Run { gap_ms, agree_ms, flows_live: fate.count(live), broken_live, flows_dead: fate.count(dead), rst_ms })
+    Ok(Run {
+        gap_ms,
+        back_ms,
+        black_hole: false,
+        agree_ms,
+        flows_live: fate.count(live),
+        broken_live,
+        flows_dead: fate.count(dead),
+        rst_ms,
+    })
 }
 
 /// New connections at a steady rate, when it runs well.
@@ -198,15 +245,15 @@ fn connect(lab: &Lab) -> Result<Steady> {
     Ok(steady)
 }
 
-/// Waits until connections that began well after the cut have been answered, one after the other.
-fn wait_connectable(steady: &Steady, cut_ns: u64) -> Result<()> {
+/// Waits until connections that began after that instant are answered, one after the other.
+fn wait_served(steady: &Steady, after_ns: u64, deadline: Duration) -> Result<()> {
     let before = steady.live().ok;
     let again = || {
         let live = steady.live();
         let latest_ns = now_ns().saturating_sub((live.current_gap_ms * 1e6) as u64);
-        live.ok >= before + AGAIN && latest_ns > cut_ns + CUT_TAKES_NS && live.current_gap_ms < 100.0
+        live.ok >= before + AGAIN && latest_ns > after_ns && live.current_gap_ms < 100.0
     };
-    wait_until("new connections after the cut", DEADLINE, again).map(drop)
+    wait_until("new connections served again", deadline, again).map(drop)
 }
 
 fn gap(steady: &Steady, cut_ns: u64) -> f64 {
@@ -228,4 +275,6 @@ const FLOWS_EACH: usize = 30;
 /// A connection learns that its node is dead when it next sends something, so it says something often.
 const PING_EVERY: Duration = Duration::from_millis(50);
 const RESET_DEADLINE: Duration = Duration::from_secs(3);
+/// From the end of the cut until clients are served; what takes longer is a black hole.
+const BACK_DEADLINE: Duration = Duration::from_secs(10);
 const DEADLINE: Duration = Duration::from_secs(15);

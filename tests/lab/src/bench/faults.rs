@@ -17,8 +17,8 @@ use clap::Args;
 use serde::Serialize;
 
 use self::rows::{ROWS, Row};
-use super::flows::{Carrier, Flows, HTTP_PORT, at_home};
-use super::said::{ASK_EVERY, VIPS, agreed, at_rest, holders, settle};
+use super::flows::{AFTERMATH_NS, Carrier, Flows, HTTP_PORT, at_home};
+use super::said::{ASK_EVERY, VIPS, agreed, at_rest, holders, settle, status};
 use super::{ms_between, say, tenth};
 use crate::lab::{Lab, Mode, NODES, VIP};
 use crate::load::{ArpWatch, ArpWatchOptions, Steady, SteadyOptions, Window, json_row, now_ns};
@@ -31,6 +31,9 @@ pub struct Options {
     /// Only the rows whose name begins so; may be given again.
     #[arg(long, value_name = "ROW")]
     only: Vec<String>,
+    /// Also show what each node decided during each row, with its reasons.
+    #[arg(long)]
+    explain: bool,
 }
 
 /// Makes every fault; the last line is one JSON object, before it a table.
@@ -49,6 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut found = Vec::new();
     for row in rows {
         say(row.what);
+        let start_ns = now_ns();
         let finding = measure(&lab, row).unwrap_or_else(|error| {
             // The next row may tell more.
             let finding =
@@ -59,6 +63,9 @@ pub fn run(options: &Options) -> Result<()> {
             finding
         });
         say(&finding.line());
+        if options.explain {
+            explain(&lab, start_ns);
+        }
         found.push(finding);
     }
     println!("{HEAD}");
@@ -137,6 +144,7 @@ fn measure(lab: &Lab, row: &Row) -> Result<Finding> {
     at_home(lab, NODES[0])?;
     (row.before)(lab)?;
     let flows = Flows::on(lab, row.carriers, FLOWS_EACH, PING_EVERY)?;
+    let quiet_ns = now_ns() + AFTERMATH_NS;
     let netns = Some(lab.client.path());
     let ask_every = Some(Duration::from_millis(5));
     let arp = ArpWatchOptions { netns: netns.clone(), ask_every, ..ArpWatchOptions::new("eth0", VIP.into()) };
@@ -145,8 +153,10 @@ fn measure(lab: &Lab, row: &Row) -> Result<Finding> {
     let steady = Steady::start(web)?;
     wait_until("new connections before the fault", DEADLINE, || steady.live().ok >= u64::from(NEW_PER_S) / 4)?;
 
+    wait_until("the moves before the fault forgotten", DEADLINE, || now_ns() >= quiet_ns)?;
     let fault_ns = now_ns();
     (row.inject)(lab)?;
+    say(&format!("{} after {} ms", row.name, ms_between(fault_ns, now_ns())));
     let outcome = settled_in_fault(lab, row, fault_ns, &steady, &arp);
     let repair_ns = now_ns();
     (row.repair)(lab)?;
@@ -184,6 +194,19 @@ fn measure(lab: &Lab, row: &Row) -> Result<Finding> {
         owner_at_end: end,
         failed,
     })
+}
+
+/// Every node's decisions since then in one order, timed from then.
+fn explain(lab: &Lab, start_ns: u64) {
+    let mut lines = Vec::new();
+    for node in &lab.nodes {
+        let Ok(said) = status(node) else { continue };
+        let since_ms = (now_ns() - start_ns) / 1_000_000;
+        let recent = said.decisions.into_iter().filter(|decision| decision.ago_ms <= since_ms);
+        lines.extend(recent.map(|decision| (since_ms - decision.ago_ms, node.name(), decision.text)));
+    }
+    lines.sort();
+    lines.iter().for_each(|(at_ms, node, text)| say(&format!("  {at_ms:>6} ms  {node} {text}")));
 }
 
 /// Whom the living agreed on.

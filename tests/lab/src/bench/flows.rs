@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::haproxy;
 use super::said::{VIPS, move_vip, settle};
@@ -15,7 +15,9 @@ use crate::load::{Break, Established, EstablishedOptions, EstablishedReport, Sta
 /// Who carries a connection: the node whose HAProxy accepted it, and the node whose service answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Carrier {
+    /// The node whose HAProxy accepted it.
     pub front: String,
+    /// The node whose service answers it.
     pub back: String,
 }
 
@@ -38,29 +40,28 @@ impl Flows {
     /// # Errors
     /// When a move or a connection fails, or HAProxy knows of fewer than there are.
     pub fn on(lab: &Lab, nodes: &[&str], each: usize, interval: Duration) -> Result<Flows> {
-        let mut groups = Vec::new();
+        let (mut groups, mut carriers) = (Vec::new(), BTreeMap::new());
         for name in nodes {
-            for vip in VIPS {
-                move_vip(lab.node(name)?, vip, name)?;
-            }
-            groups.push(Established::start(EstablishedOptions {
+            let node = lab.node(name)?;
+            VIPS.iter().try_for_each(|vip| move_vip(node, vip, name))?;
+            haproxy::forget_sessions(node)?;
+            let group = Established::start(EstablishedOptions {
                 netns: Some(lab.client.path()),
                 connections: each,
                 interval,
                 // It is the breaks that count; how long a connection may stall is the row's own measure.
                 dead_after: Duration::from_secs(60),
                 ..EstablishedOptions::new(SocketAddr::from((VIP, ECHO_PORT)))
-            })?);
-        }
-        let mut carriers = BTreeMap::new();
-        for name in nodes {
-            for (port, back) in haproxy::sessions(lab.node(name)?)? {
+            })?;
+            let sessions = haproxy::sessions(node)?;
+            for port in group.local_ports() {
+                let back = sessions.get(&port).cloned();
+                let back =
+                    back.with_context(|| format!("HAProxy of {name} does not know the connection from {port}"))?;
                 carriers.insert(port, Carrier { front: (*name).to_owned(), back });
             }
+            groups.push(group);
         }
-        let ports: Vec<u16> = groups.iter().flat_map(Established::local_ports).collect();
-        carriers.retain(|port, _| ports.contains(port));
-        ensure!(carriers.len() == ports.len(), "{} connections, HAProxy knows {}", ports.len(), carriers.len());
         Ok(Flows { groups, carriers })
     }
 
@@ -93,6 +94,11 @@ impl Fate {
         self.carriers.values().filter(|carrier| like(carrier)).count()
     }
 
+    /// Who carried the connection from that local port.
+    pub fn carrier(&self, local_port: u16) -> Option<&Carrier> {
+        self.carriers.get(&local_port)
+    }
+
     /// The breaks of those whose carrier is like that.
     pub fn breaks(&self, like: impl Fn(&Carrier) -> bool) -> Vec<&Break> {
         self.breaks.iter().filter(|it| self.carriers.get(&it.local_port).is_some_and(&like)).collect()
@@ -118,3 +124,5 @@ pub fn at_home(lab: &Lab, node: &str) -> Result<()> {
 pub const ECHO_PORT: u16 = 9000;
 /// The HTTP service at the VIP.
 pub const HTTP_PORT: u16 = 80;
+/// A node that has just handed a VIP on holds back for a second: what is to find the set at rest waits for that.
+pub const AFTERMATH_NS: u64 = 1_100_000_000;

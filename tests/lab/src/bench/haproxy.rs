@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::lab::NODES;
 use crate::node::Node;
 
 /// The connections of the echo service that this node's HAProxy carries: the client's port, and the node that serves it.
@@ -37,6 +38,14 @@ pub fn servers_down(node: &Node) -> Result<Vec<String>> {
         (is_server && *state != "UP").then(|| format!("{proxy}/{server} {state}"))
     };
     Ok(text.lines().filter_map(down).collect())
+}
+
+/// Ends all connections of the echo service that this node's HAProxy still knows: those whose client is long gone, too.
+///
+/// # Errors
+/// When HAProxy does not answer.
+pub fn forget_sessions(node: &Node) -> Result<()> {
+    NODES.iter().try_for_each(|server| ask(node, &format!("shutdown sessions server be_echo/{server}")).map(drop))
 }
 
 fn ask(node: &Node, command: &str) -> Result<String> {

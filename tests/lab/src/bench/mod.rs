@@ -6,13 +6,22 @@
 //! | [`handover`] | do 1,000 connections and steady new ones notice planned moves? |
 //! | [`failover`] | how long can nobody connect when the owner is cut off, against keepalived? |
 //! | [`faults`] | what does each of the faults that we know of do? |
+//! | [`proxy`] | what do Trilith's rules cost HAProxy? |
+//! | [`idle`] | what does a supervisor at rest cost? |
+//! | [`forged`] | does anything come of 100,000 forged datagrams? |
 
 pub mod failover;
 pub mod faults;
-mod flows;
+pub(crate) mod flows;
+pub mod forged;
 pub mod handover;
 mod haproxy;
-mod said;
+pub mod idle;
+pub mod proxy;
+pub(crate) mod said;
+
+pub use flows::{Carrier, Fate, Flows, at_home};
+pub use said::{VIPS, holders, move_vip, settle};
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -26,6 +35,12 @@ pub enum Bench {
     Failover(failover::Options),
     /// One row for each fault.
     Faults(faults::Options),
+    /// HAProxy with Trilith's rules, and the same one without them.
+    Proxy(proxy::Options),
+    /// The supervisors at rest.
+    Idle(idle::Options),
+    /// Forged, replayed, truncated and random datagrams at the owner's peer port.
+    Forged(forged::Options),
 }
 
 /// Runs one benchmark.
@@ -37,6 +52,9 @@ pub fn run(bench: Bench) -> Result<()> {
         Bench::Handover(options) => handover::run(&options),
         Bench::Failover(options) => failover::run(&options),
         Bench::Faults(options) => faults::run(&options),
+        Bench::Proxy(options) => proxy::run(&options),
+        Bench::Idle(options) => idle::run(&options),
+        Bench::Forged(options) => forged::run(&options),
     }
 }
 

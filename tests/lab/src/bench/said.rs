@@ -20,6 +20,13 @@ pub const VIPS: [&str; 2] = ["public", "public6"];
 pub struct Said {
     pub vips: Vec<VipSaid>,
     nodes: Vec<NodeSaid>,
+    pub decisions: Vec<DecisionSaid>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct DecisionSaid {
+    pub ago_ms: u64,
+    pub text: String,
 }
 
 #[derive(Debug, Deserialize)]

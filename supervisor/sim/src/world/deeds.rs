@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use trilith_core::command::{Accepted, Command, Deed};
-use trilith_core::config::VipId;
+use trilith_core::config::{NodeId, VipId};
 use trilith_core::decision::Decision;
 use trilith_core::event::{Event, Probe, Unit};
 use trilith_core::health::PROBE_TIMEOUT;
 use trilith_core::wire::Heartbeat;
 
+use super::{What, World};
 use crate::clients::{Neighbour, mac};
 use crate::machine::{HaproxyState, Shell};
 use crate::net::Datagram;
-use crate::world::{What, World};
 
 impl World<'_> {
     /// Gives a command to its shell.
-    pub(crate) fn carry_out(&mut self, node: usize, command: Command) {
+    pub(super) fn carry_out(&mut self, node: usize, command: Command) {
         let shell = match &command {
             Command::Broadcast(heartbeat) => return self.broadcast(node, heartbeat),
             Command::Probe(probe) => return self.probe(node, *probe),
@@ -58,7 +58,7 @@ impl World<'_> {
     }
 
     /// A shell does a command now.
-    pub(crate) fn finish(&mut self, node: usize, command: Command) {
+    pub(super) fn finish(&mut self, node: usize, command: Command) {
         let fails = self.conditions.failing[node] && self.rng.chance(500);
         self.stats.failures += u64::from(fails);
         // What fails may have been done all the same.
@@ -126,21 +126,19 @@ impl World<'_> {
 
     fn broadcast(&mut self, node: usize, heartbeat: &Arc<Heartbeat>) {
         let Some(supervisor) = &mut self.machines[node].supervisor else { return };
-        let bytes = supervisor.seal.as_mut().map(|seal| {
+        let bytes = self.seals[node].as_mut().map(|seal| {
             let mut bytes = Vec::new();
             seal.sealer.seal(heartbeat, &mut bytes);
             for (peer, echo) in heartbeat.heard.iter().enumerate() {
                 if let Some(echo) = echo.filter(|echo| echo.live) {
-                    seal.opener.settle(trilith_core::config::NodeId(peer as u8), echo.session);
+                    seal.opener.settle(NodeId(peer as u8), echo.session);
                 }
             }
             bytes.into()
         });
         supervisor.said = Some(Arc::clone(heartbeat));
         for (peer, knows) in supervisor.knows.iter_mut().enumerate() {
-            if heartbeat.heard[peer].is_some_and(|echo| echo.live) {
-                knows.get_or_insert(self.now);
-            }
+            *knows |= heartbeat.heard[peer].is_some_and(|echo| echo.live);
         }
         let datagram = Datagram { from: node, heartbeat: Arc::clone(heartbeat), bytes, forged: false };
         self.stats.heartbeats += 1;

@@ -268,7 +268,7 @@ impl Node {
         let bounds = self.settings.set.lease;
         // A longer silence is an outage, from which nothing is learnt about jitter.
         if gap <= self.lease + self.lease / 2 {
-            self.jitter.observe(now, gap.saturating_sub(bounds.heartbeat));
+            self.jitter.observe(now, gap.saturating_sub(beat::longest(bounds.heartbeat)));
         }
         let returned = !peer.live;
         (peer.live, peer.kernel_doubted) = (true, None);

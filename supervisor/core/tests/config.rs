@@ -2,6 +2,8 @@
 //!
 //! `TRILITH_BLESS=1 cargo test -p trilith-core --test config` records the words anew; their diff is read as a review.
 
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test reads its data, and stops where it stands")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,7 +59,7 @@ fn the_issues_example_becomes_settings_with_the_documented_defaults() {
     assert_eq!(settings.set.lone, Lone::Serve);
     assert_eq!(settings.set.rebalance_after, None);
     assert_eq!(settings.set.lease.heartbeat, Duration::from_millis(40));
-    assert_eq!(settings.set.lease.min, Duration::from_millis(120));
+    assert_eq!(settings.set.lease.min, Duration::from_millis(100));
     assert_eq!(settings.set.lease.max, Duration::from_millis(500));
     assert_eq!(settings.nodes[0].zone.as_deref(), Some("host-1"));
     assert_eq!((settings.vips[0].prefix, settings.vips[0].prefer), (24, NodeId(0)));
@@ -94,7 +96,7 @@ fn every_key_of_a_full_document_is_read() {
 fn the_fingerprint_follows_the_meaning_and_not_the_text() {
     let text = good("minimal.toml");
     let fingerprint = parse(&text, "f").unwrap().fingerprint;
-    assert_eq!(fingerprint, 0xbaab_7afd, "nodes of another version would disagree: see fingerprint.rs");
+    assert_eq!(fingerprint, 0x346b_53eb, "nodes of another version would disagree: see fingerprint.rs");
     let spelt_out = text.replace("[[node]]", "peer_port = 8745 # the default\nlone = 'serve'\n\n[[node]]");
     assert_eq!(parse(&spelt_out, "f").unwrap().fingerprint, fingerprint);
     for (from, to) in [("8080", "8081"), ("edge-1", "edge-2"), ("/24", "/23"), ("host-1", "host-2"), ("/healthz", "/")]

@@ -3,6 +3,7 @@
 //! The shells are thin: each turns one part of the world into events and commands into deeds. [`run`] is the one loop that
 //! joins them to the pure core.
 
+mod alarm;
 mod cli;
 mod control;
 mod disk;

@@ -21,6 +21,7 @@ use trilith_core::status::{Channel, DecisionStatus, Status};
 use trilith_core::time::Time;
 use trilith_core::wire::Session;
 
+use crate::alarm::Alarm;
 use crate::control::{self, Asked};
 use crate::{disk, front, haproxy, net, notify, paths, peers, systemd};
 
@@ -72,6 +73,7 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let watchdog = notify.watchdog().map_or(Duration::from_secs(3600), |every| every / 3);
     let mut fed = Instant::now();
+    let mut alarm = Alarm::new()?;
     run.step(Event::Timer, &mut shells);
     notify.ready();
     loop {
@@ -79,7 +81,7 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
             notify.alive();
             fed = Instant::now();
         }
-        let wake = run.clock.instant(run.node.deadline()).min(fed + watchdog);
+        alarm.set(run.clock.instant(run.node.deadline()).min(fed + watchdog))?;
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -92,7 +94,10 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
                 }
             }
             Some((request, reply)) = requests.recv() => run.serve(request, reply, &mut shells),
-            () = tokio::time::sleep_until(wake.into()) => run.step(Event::Timer, &mut shells),
+            rung = alarm.rings() => {
+                rung?;
+                run.step(Event::Timer, &mut shells);
+            }
         }
         for event in std::mem::take(&mut shells.overflow) {
             run.step(event, &mut shells);

@@ -8,7 +8,7 @@
 //! | `set.lone` | `"serve"`, `"release"` | `"serve"` |
 //! | `set.rebalance_after` | `"never"`, or `"1s"` to `"24h"` | `"never"` |
 //! | `set.lease.heartbeat` | `"10ms"` to `"1s"` | `"40ms"` |
-//! | `set.lease.min` | three heartbeats at least | `"120ms"` |
+//! | `set.lease.min` | two heartbeats and a half at least | `"100ms"` |
 //! | `set.lease.max` | `min` to `"10s"` | `"500ms"` |
 //! | `node.name` | DNS label, unique | required |
 //! | `node.address` | address, unique, one family for all nodes | required |

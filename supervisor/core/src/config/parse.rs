@@ -162,7 +162,7 @@ fn read_set(mut table: Table<'_>, faults: &mut Faults) -> Option<super::Set> {
 
 fn read_lease(mut table: Table<'_>, faults: &mut Faults) -> Option<LeaseBounds> {
     let heartbeat = table.optional(faults, "heartbeat", |value| values::duration(value, HEARTBEAT));
-    let shortest = *HEARTBEAT.start() * HEARTBEATS_PER_LEASE;
+    let shortest = *HEARTBEAT.start() * HALF_HEARTBEATS_PER_LEASE / 2;
     let min = table.optional(faults, "min", |value| values::duration(value, shortest..=LONGEST_LEASE));
     let max = table.optional(faults, "max", |value| values::duration(value, shortest..=LONGEST_LEASE));
     let bounds = LeaseBounds {
@@ -170,11 +170,11 @@ fn read_lease(mut table: Table<'_>, faults: &mut Faults) -> Option<LeaseBounds> 
         min: min.as_ref().map_or(DEFAULT_LEASE.min, |at| *at.get_ref()),
         max: max.as_ref().map_or(DEFAULT_LEASE.max, |at| *at.get_ref()),
     };
-    let least = bounds.heartbeat * HEARTBEATS_PER_LEASE;
+    let least = bounds.heartbeat * HALF_HEARTBEATS_PER_LEASE / 2;
     if bounds.min < least {
         let at = min.as_ref().map_or(table.at(), Spanned::span);
         let wrong = format!(
-            "{} is less than {HEARTBEATS_PER_LEASE} heartbeats of {}",
+            "{} is less than two heartbeats and a half of {}",
             of_value(bounds.min, min.is_some()),
             values::in_words(bounds.heartbeat)
         );
@@ -273,13 +273,13 @@ fn syntax_error(text: &str, file_name: &str, fault: &toml::de::Error) -> ConfigE
     error(text, file_name, at, "TOML syntax", wrong)
 }
 
-/// How many heartbeats the shortest lease must hold: with fewer, one lost packet ends it.
-const HEARTBEATS_PER_LEASE: u32 = 3;
+/// The shortest lease must hold two heartbeats and a half: with less, one lost packet ends it.
+const HALF_HEARTBEATS_PER_LEASE: u32 = 5;
 const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(1);
 const LONGEST_LEASE: Duration = Duration::from_secs(10);
 const DEFAULT_LEASE: LeaseBounds = LeaseBounds {
     heartbeat: Duration::from_millis(40),
-    min: Duration::from_millis(120),
+    min: Duration::from_millis(100),
     max: Duration::from_millis(500),
 };
 const REBALANCE_AFTER: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3_600);

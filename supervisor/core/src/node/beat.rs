@@ -26,7 +26,7 @@ impl Node {
         if now >= self.beat_due {
             let every = self.settings.set.lease.heartbeat;
             // Whoever follows waits a little longer than the leader takes.
-            let slack = if std::mem::take(&mut self.following) { every / 4 } else { Duration::ZERO };
+            let slack = if std::mem::take(&mut self.following) { longest(every) - every } else { Duration::ZERO };
             self.beat_due = (self.beat_due + every).max(now + every / 2) + slack;
         }
         self.own.counter = heartbeat.counter;
@@ -117,6 +117,11 @@ impl Jitter {
         let value = self.now(now).max(late);
         *self = Jitter { value, at: now };
     }
+}
+
+/// The longest time between two beats of a node in good order: whoever follows waits a little longer than the leader takes.
+pub(super) fn longest(every: Duration) -> Duration {
+    every + every / 4
 }
 
 /// Whether a heartbeat says something that cannot wait: everything but counters and what merely goes on.

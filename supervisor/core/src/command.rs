@@ -60,6 +60,23 @@ pub enum Command {
     Log(Decision),
 }
 
+impl Command {
+    /// By what name its end is told to the core; `None` where nobody waits for it, and for probes, which are answered otherwise.
+    pub fn deed(&self) -> Option<Deed> {
+        Some(match self {
+            Command::Hold { vip, .. } => Deed::Hold(*vip),
+            Command::Release { vip } => Deed::Release(*vip),
+            Command::Announce { vip } => Deed::Announce(*vip),
+            Command::Relay(_) => Deed::Relay,
+            Command::Backend { node, .. } => Deed::Backend(*node),
+            Command::Start(unit) => Deed::Start(*unit),
+            Command::Restart(unit) => Deed::Restart(*unit),
+            Command::Persist(_) => Deed::Persist,
+            Command::Broadcast(_) | Command::Probe(_) | Command::Answer { .. } | Command::Log(_) => return None,
+        })
+    }
+}
+
 /// A command whose end the core wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Deed {

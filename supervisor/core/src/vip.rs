@@ -356,6 +356,8 @@ impl Vip {
                 self.announce.restart(v.now);
                 self.log(v, out, Decision::Own { vip: self.id, epoch, lone: false });
             }
+            // A claim that nobody can answer any more must not surprise the next owner when the link comes back.
+            Role::Asking { .. } if v.partners().count() + 1 < v.majority() => self.withdraw(v),
             Role::Asking { since, .. } if v.now.since(since) >= v.lease * 2 => {
                 self.withdraw(v);
                 self.hold_off_until = v.now + v.heartbeat * (1 + u32::from(v.own.me.0));
@@ -436,7 +438,7 @@ impl Vip {
             p.report(self.key).is_none_or(|r| r.claim.is_none() && r.grant.is_none_or(|g| g.owner == v.own.me))
         };
         // What a peer said longer ago may no longer be so: a deaf node must not ask on the strength of it.
-        let lately = |p: &Peer| p.heard_at().is_some_and(|at| v.now.since(at) <= v.heartbeat * 5 / 2);
+        let lately = |p: &Peer| p.heard_at().is_some_and(|at| v.now.since(at) <= v.heartbeat * 3 / 2);
         let votes = 1 + v.partners().filter(|(_, p)| free(p) && lately(p)).count();
         let possible = !matches!(v.fitness, Fitness::Unfit(_))
             && self.voter.may_vote(v.now, v.planted)

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
-use trilith_core::command::{Accepted, Command, Deed, Refused};
+use trilith_core::command::{Accepted, Command, Refused};
 use trilith_core::config::Settings;
 use trilith_core::decision::{Decision, describe, describe_accepted, describe_refused};
 use trilith_core::event::{Event, Probe, Request, Unit};
@@ -265,18 +265,10 @@ impl Shells {
 
 /// What the core is told of a command that its shell had no room for.
 fn refusal(command: &Command, shell: &str) -> Option<Event> {
-    let deed = match command {
-        Command::Hold { vip, .. } => Deed::Hold(*vip),
-        Command::Release { vip } => Deed::Release(*vip),
-        Command::Announce { vip } => Deed::Announce(*vip),
-        Command::Relay(_) => Deed::Relay,
-        Command::Backend { node, .. } => Deed::Backend(*node),
-        Command::Start(unit) => Deed::Start(*unit),
-        Command::Restart(unit) => Deed::Restart(*unit),
-        Command::Persist(_) => Deed::Persist,
-        Command::Probe(probe) => return Some(Event::Probed { probe: *probe, answered: false }),
-        Command::Broadcast(_) | Command::Answer { .. } | Command::Log(_) => return None,
-    };
+    if let Command::Probe(probe) = command {
+        return Some(Event::Probed { probe: *probe, answered: false });
+    }
+    let deed = command.deed()?;
     Some(Event::Done { deed, result: Err(format!("{deed:?}: the queue of {shell} is full")) })
 }
 

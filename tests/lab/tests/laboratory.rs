@@ -286,7 +286,10 @@ fn fault(lab: &Lab, owner: &'static str, deed: impl FnOnce(&Node) -> Result<()>)
         spared.is_empty(),
         "{} connections broke that {owner} had no part in: {:?}",
         spared.len(),
-        spared.iter().map(|it| (it.at_ns.saturating_sub(from_ns) / 1_000_000, it.failure)).collect::<Vec<_>>()
+        spared
+            .iter()
+            .map(|it| (it.at_ns.saturating_sub(from_ns) / 1_000_000, it.failure, fate.carrier(it.local_port)))
+            .collect::<Vec<_>>()
     );
     let arp = arp.finish();
     ensure!(arp.owners_max == 1 && arp.unanswered == 0, "answers for the VIP afterwards: {:?}", arp.owners);

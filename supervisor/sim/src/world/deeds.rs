@@ -63,7 +63,7 @@ impl World<'_> {
         self.stats.failures += u64::from(fails);
         // What fails may have been done all the same.
         let (deed, done) =
-            if fails && self.rng.chance(700) { (deed_of(&command), Ok(())) } else { self.deed(node, command) };
+            if fails && self.rng.chance(700) { (command.deed(), Ok(())) } else { self.deed(node, command) };
         let result = if fails { Err("the simulated shell refuses".to_owned()) } else { done };
         self.watch_for_a_gap();
         if let Some(deed) = deed {
@@ -72,7 +72,7 @@ impl World<'_> {
     }
 
     fn deed(&mut self, node: usize, command: Command) -> (Option<Deed>, Result<(), String>) {
-        let deed = deed_of(&command);
+        let deed = command.deed();
         let now = self.now;
         let machine = &mut self.machines[node];
         let mut result = Ok(());
@@ -211,18 +211,4 @@ impl World<'_> {
             _ => {}
         }
     }
-}
-
-fn deed_of(command: &Command) -> Option<Deed> {
-    Some(match command {
-        Command::Hold { vip, .. } => Deed::Hold(*vip),
-        Command::Release { vip } => Deed::Release(*vip),
-        Command::Announce { vip } => Deed::Announce(*vip),
-        Command::Relay(_) => Deed::Relay,
-        Command::Backend { node, .. } => Deed::Backend(*node),
-        Command::Start(unit) => Deed::Start(*unit),
-        Command::Restart(unit) => Deed::Restart(*unit),
-        Command::Persist(_) => Deed::Persist,
-        Command::Broadcast(_) | Command::Probe(_) | Command::Answer { .. } | Command::Log(_) => return None,
-    })
 }

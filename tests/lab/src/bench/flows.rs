@@ -11,6 +11,7 @@ use super::haproxy;
 use super::said::{VIPS, move_vip, settle};
 use crate::lab::{Lab, VIP};
 use crate::load::{Break, Established, EstablishedOptions, EstablishedReport, Stall, Window};
+use crate::node::Node;
 
 /// Who carries a connection: the node whose HAProxy accepted it, and the node whose service answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,12 +54,17 @@ impl Flows {
                 dead_after: Duration::from_secs(60),
                 ..EstablishedOptions::new(SocketAddr::from((VIP, ECHO_PORT)))
             })?;
-            let sessions = haproxy::sessions(node)?;
+            // Right after a move a client may still send to the old owner, whose HAProxy then carries the connection.
+            let others = lab.nodes.iter().map(Node::name).filter(|other| *other != node.name());
+            let mut known = Vec::new();
+            for front in std::iter::once(node.name()).chain(others) {
+                known.push((front, haproxy::sessions(lab.node(front)?)?));
+            }
             for port in group.local_ports() {
-                let back = sessions.get(&port).cloned();
-                let back =
-                    back.with_context(|| format!("HAProxy of {name} does not know the connection from {port}"))?;
-                carriers.insert(port, Carrier { front: (*name).to_owned(), back });
+                let carrier = known.iter().find_map(|(front, sessions)| {
+                    Some(Carrier { front: (*front).to_owned(), back: sessions.get(&port)?.clone() })
+                });
+                carriers.insert(port, carrier.with_context(|| format!("no HAProxy knows the connection from {port}"))?);
             }
             groups.push(group);
         }

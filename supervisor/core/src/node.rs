@@ -413,7 +413,7 @@ impl Node {
                         self.log(out, Decision::Kernel { peer: node, alive: false });
                     }
                 } else {
-                    // Asked while the lease still runs, so that the answer is there when it ends.
+                    // Asked while the lease still runs, so that the answer is there soon after it ends.
                     let doubtful_at = peer.heard_at().unwrap_or(now) + self.settings.set.lease.heartbeat * 3 / 2;
                     if now >= doubtful_at && peer.kernel_doubted.is_none() {
                         peer.kernel_doubted = Some(false);

@@ -53,6 +53,8 @@ pub enum Event {
         /// What is asked.
         request: Request,
     },
+    /// The supervisor is told to end: what it owns goes to others first, as far as there are any.
+    Stop,
 }
 
 /// A systemd unit that matters to availability.

@@ -77,6 +77,8 @@ pub enum Reason {
     RelayRefused,
     /// An operator has taken it out of service.
     Drained,
+    /// Its supervisor is about to end: a restart, a reboot, a shutdown.
+    Stopping,
     /// A reason of a newer version, by its number.
     Other(u8),
 }
@@ -96,6 +98,8 @@ pub struct Health {
     pub haproxy: Option<bool>,
     /// An operator has taken the node out of service.
     pub drained: bool,
+    /// The supervisor has been told to end.
+    pub stopping: bool,
 }
 
 /// One probe that is repeated: up or down with hysteresis.
@@ -147,6 +151,7 @@ impl Health {
             relay: None,
             haproxy: None,
             drained,
+            stopping: false,
         }
     }
 
@@ -172,6 +177,10 @@ impl Health {
         }
         if let Some(at) = self.refused.iter().position(Option::is_some) {
             return Fitness::Unfit(Reason::AddressRefused(vip(at)));
+        }
+        // Not unfit: when nobody can take over, the fence keeps the address over a restart.
+        if self.stopping {
+            return Fitness::Degraded(Reason::Stopping);
         }
         if self.drained {
             return Fitness::Degraded(Reason::Drained);

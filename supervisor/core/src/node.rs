@@ -70,6 +70,8 @@ pub struct Node {
     sent: VecDeque<Sent>,
     said: Option<Arc<Heartbeat>>,
     ring: Reconciled<Ring>,
+    /// Relay rules that were asked for and are not yet answered.
+    relaying: u32,
     backends: Vec<Reconciled<BackendState>>,
     disk: Reconciled<DiskRecord>,
     durable: DiskRecord,
@@ -130,6 +132,7 @@ impl Node {
             sent: VecDeque::with_capacity(SENT),
             said: None,
             ring: Reconciled::new(),
+            relaying: 0,
             backends: settings.nodes.iter().map(|_| Reconciled::new()).collect(),
             disk: Reconciled { asked: Some(record), retry: None },
             durable: record,
@@ -185,6 +188,7 @@ impl Node {
             Event::Probed { probe, answered } => self.probed(now, probe, answered, out),
             Event::Done { deed, result } => self.done(now, deed, result, out),
             Event::Operator { ticket, request } => self.operator(now, ticket, request, out),
+            Event::Stop => self.health.stopping = true,
         }
         self.advance(now, gap, out);
     }
@@ -199,6 +203,11 @@ impl Node {
         let vip = &self.vips[vip.0 as usize];
         let majority = vip.owned(now, self.majority()).map(|epoch| Ownership { epoch, lone: false });
         majority.or(vip.lone().map(|epoch| Ownership { epoch, lone: true }))
+    }
+
+    /// Whether this node answers for any VIP: after [`Event::Stop`], until it does not, the supervisor had better run on.
+    pub fn answers(&self) -> bool {
+        self.vips.iter().any(Vip::answers)
     }
 
     fn majority(&self) -> usize {
@@ -223,6 +232,7 @@ impl Node {
             alone_since: self.alone_since,
             gateway_at: self.health.gateway_at(),
             gateway_lost: self.health.gateway_lost(),
+            relays: self.relaying == 0,
             gap,
             planted: self.planted,
         };
@@ -262,13 +272,14 @@ impl Node {
     fn hear(&mut self, now: Time, datagram: &Authentic, out: &mut Vec<Command>) {
         let from = datagram.from();
         let heartbeat = datagram.heartbeat();
+        let turn = self.turn(from);
         let peer = &mut self.peers[from.0 as usize];
         let Some(gap) = peer.receive(now, self.own, heartbeat, self.planted) else { return };
         self.alone_since = now;
         let bounds = self.settings.set.lease;
         // A longer silence is an outage, from which nothing is learnt about jitter.
         if gap <= self.lease + self.lease / 2 {
-            self.jitter.observe(now, gap.saturating_sub(beat::longest(bounds.heartbeat)));
+            self.jitter.observe(now, gap.saturating_sub(beat::longest(bounds.heartbeat) + turn));
         }
         let returned = !peer.live;
         (peer.live, peer.kernel_doubted) = (true, None);
@@ -338,6 +349,7 @@ impl Node {
             }
             Deed::Relay => {
                 self.health.relay = Some(ok);
+                self.relaying = self.relaying.saturating_sub(1);
                 if !ok {
                     self.ring.failed(now);
                 }
@@ -395,10 +407,12 @@ impl Node {
     fn watch_peers(&mut self, now: Time, out: &mut Vec<Command>) -> Time {
         let mut wake = now + self.settings.set.lease.max;
         for node in self.nodes().filter(|n| *n != self.own.me) {
+            // One that may be silent for a turn may lose a whole turn before it is missed.
+            let turn = self.turn(node) * 2;
             let lease = self.lease;
             let peer = &mut self.peers[node.0 as usize];
             if peer.live {
-                let missed_at = peer.heard_at().unwrap_or(now) + lease;
+                let missed_at = peer.heard_at().unwrap_or(now) + lease + turn;
                 if now >= missed_at {
                     peer.live = false;
                     peer.fit_since = None;
@@ -414,7 +428,8 @@ impl Node {
                     }
                 } else {
                     // Asked while the lease still runs, so that the answer is there soon after it ends.
-                    let doubtful_at = peer.heard_at().unwrap_or(now) + self.settings.set.lease.heartbeat * 3 / 2;
+                    let doubtful_at =
+                        peer.heard_at().unwrap_or(now) + self.settings.set.lease.heartbeat * 3 / 2 + turn / 2;
                     if now >= doubtful_at && peer.kernel_doubted.is_none() {
                         peer.kernel_doubted = Some(false);
                         out.push(Command::Probe(Probe::Kernel(node)));

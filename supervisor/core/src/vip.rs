@@ -10,6 +10,8 @@
 //! Beside this, a lone survivor may hold the address without a majority ([`Vip::lone`]); and after a hand-over the old owner lets
 //! the address linger until its successor owns it, so that somebody answers ARP at every moment.
 
+mod address;
+
 use std::time::Duration;
 
 use crate::command::Command;
@@ -22,28 +24,9 @@ use crate::peer::{Own, Peer};
 use crate::plant::{Bug, Planted};
 use crate::time::Time;
 use crate::wire::{Claim, VipKey, VipReport};
+use address::Address;
+pub use address::*;
 
-/// Lifetime of the address in the kernel: the fence against a supervisor that hangs. Whole seconds, as the kernel counts them.
-pub const FENCE: Duration = Duration::from_secs(2);
-/// How often the owner renews it.
-pub const FENCE_RENEWAL: Duration = Duration::from_millis(500);
-/// When a failed address command is tried again.
-pub const ADDRESS_RETRY: Duration = Duration::from_millis(100);
-/// So many failures in a row make the node unfit.
-pub const ADDRESS_TRIES: u32 = 3;
-/// Announcements after a change of owner, counted from it (RFC 5227 asks for two; more cost nothing and heal lost ones).
-pub const ANNOUNCE_AT: [Duration; 6] = [
-    Duration::ZERO,
-    Duration::from_millis(100),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-];
-/// Announcements in rest.
-pub const ANNOUNCE_EVERY: Duration = Duration::from_secs(30);
-/// The least time between two announcements that conflicts lead to.
-pub const ANNOUNCE_GAP: Duration = Duration::from_millis(50);
 /// Whoever gave a VIP up lets others go first for so long.
 pub const HOLD_OFF: Duration = Duration::from_secs(1);
 /// The old owner still answers for the VIP so long after its named successor owns it, or until it hears that announced.
@@ -84,6 +67,8 @@ pub struct View<'a> {
     pub gateway_at: Option<Time>,
     /// The gateway has stopped to answer.
     pub gateway_lost: bool,
+    /// The relay rules in force are those that are wanted.
+    pub relays: bool,
     /// The loop stood still just now.
     pub gap: bool,
     /// Planted bugs.
@@ -125,7 +110,6 @@ pub struct Vip {
     last_owner: Option<NodeId>,
     owned_since: Time,
     address: Address,
-    announce: Announce,
     conflict_logged: Option<Time>,
 }
 
@@ -151,29 +135,6 @@ enum LoneProbe {
     WaitUntil(Time),
 }
 
-/// The address on the interface: what was asked for last, and when to ask again.
-#[derive(Clone, Copy, Debug)]
-struct Address {
-    asked: Option<bool>,
-    due: Time,
-    failures: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Announce {
-    index: usize,
-    start: Time,
-    next: Option<Time>,
-    last: Option<Time>,
-}
-
-impl Announce {
-    fn restart(&mut self, now: Time) {
-        let earliest = self.last.map_or(now, |last| last + ANNOUNCE_GAP);
-        *self = Announce { index: 0, start: now, next: Some(now.max(earliest)), last: self.last };
-    }
-}
-
 impl Vip {
     /// A VIP at the start of the supervisor.
     pub fn new(id: VipId, name: &str, prefer: NodeId, seen: u64, now: Time, quiet_until: Time) -> Vip {
@@ -193,8 +154,7 @@ impl Vip {
             vacant_since: None,
             last_owner: None,
             owned_since: now,
-            address: Address { asked: None, due: quiet_until, failures: 0 },
-            announce: Announce { index: 0, start: now, next: None, last: None },
+            address: Address::unknown(id, now, quiet_until),
             conflict_logged: None,
         }
     }
@@ -320,9 +280,7 @@ impl Vip {
             let planned = self.handed_to == Some(from);
             self.linger_until = self.linger_until.filter(|_| planned).map(|until| until.min(v.now + HAND_OVER_LINGER));
             self.successor = None;
-            if self.address.asked.is_none() {
-                self.address.due = v.now;
-            }
+            self.address.elsewhere(v.now);
             if let Some(epoch) = self.lone.take() {
                 self.log(
                     v,
@@ -352,8 +310,7 @@ impl Vip {
                 self.lone = None;
                 self.owned_since = v.now;
                 self.last_owner = Some(v.own.me);
-                self.address.asked = None;
-                self.announce.restart(v.now);
+                self.address.won(v.now);
                 self.log(v, out, Decision::Own { vip: self.id, epoch, lone: false });
             }
             // A claim that nobody can answer any more must not surprise the next owner when the link comes back.
@@ -440,7 +397,9 @@ impl Vip {
         // What a peer said longer ago may no longer be so: a deaf node must not ask on the strength of it.
         let lately = |p: &Peer| p.heard_at().is_some_and(|at| v.now.since(at) <= v.heartbeat * 3 / 2);
         let votes = 1 + v.partners().filter(|(_, p)| free(p) && lately(p)).count();
-        let possible = !matches!(v.fitness, Fitness::Unfit(_))
+        // Without the relay rules in force an owner would reset connections that others carry.
+        let possible = v.relays
+            && !matches!(v.fitness, Fitness::Unfit(_))
             && self.voter.may_vote(v.now, v.planted)
             && self.voter.grant(v.now).is_none()
             && votes >= v.majority();
@@ -538,8 +497,7 @@ impl Vip {
                 self.voter.observe(epoch);
                 self.lone = Some(epoch);
                 self.lone_probe = LoneProbe::Idle;
-                self.address.asked = None;
-                self.announce.restart(v.now);
+                self.address.won(v.now);
                 self.log(v, out, Decision::Claim { vip: self.id, epoch, why: WhyClaim::Lone });
                 self.log(v, out, Decision::Own { vip: self.id, epoch, lone: true });
             }
@@ -577,43 +535,35 @@ impl Vip {
         if v.planted.has(Bug::NoReannounce) {
             return;
         }
-        self.announce.restart(v.now);
+        self.address.announce(v.now);
         if self.conflict_logged.is_none_or(|at| v.now.since(at) >= Duration::from_secs(1)) {
             self.conflict_logged = Some(v.now);
             self.log(v, out, Decision::Conflict { vip: self.id, mac });
         }
     }
 
-    /// Something has changed on the link, a peer or a carrier came back: whoever owns the VIP says so again.
+    /// Something has changed on the link, a peer came back: whoever owns the VIP says so again.
     pub fn announce_again(&mut self, now: Time) {
-        self.announce.restart(now);
+        self.address.announce(now);
     }
 
     /// The carrier came back: the kernel may have lost the address.
     pub fn place_again(&mut self, now: Time) {
-        if self.address.asked == Some(true) {
-            self.address.asked = None;
-            self.address.due = now;
-        }
-        self.announce.restart(now);
+        self.address.again(now);
     }
 
     /// The answer to a command about the address. Returns whether the address works, when that is decided.
     pub fn address_done(&mut self, now: Time, held: bool, ok: bool) -> Option<bool> {
-        if ok {
-            if held {
-                self.address.failures = 0;
-                return Some(true);
-            }
-            return None;
-        }
-        self.address.due = now + ADDRESS_RETRY;
-        if held {
-            self.address.failures += 1;
-            return (self.address.failures >= ADDRESS_TRIES).then_some(false);
-        }
-        self.address.asked = None;
-        None
+        self.address.done(now, held, ok)
+    }
+
+    /// This node owns the VIP, or answers for it until its successor does.
+    pub fn answers(&self) -> bool {
+        self.holds() || self.linger_until.is_some()
+    }
+
+    fn holds(&self) -> bool {
+        matches!(self.role, Role::Owner { .. }) || self.lone.is_some()
     }
 
     /// Has the address where it belongs, and announced.
@@ -621,40 +571,14 @@ impl Vip {
         if self.linger_until.is_some_and(|until| v.now >= until) {
             self.linger_until = None;
         }
-        let owned = matches!(self.role, Role::Owner { .. }) || self.lone.is_some();
-        if owned {
-            if self.address.asked != Some(true) || v.now >= self.address.due {
-                self.address.asked = Some(true);
-                self.address.due = v.now + FENCE_RENEWAL;
-                out.push(Command::Hold { vip: self.id, lifetime: FENCE });
-            }
-            if let Some(next) = self.announce.next
-                && v.now >= next
-            {
-                out.push(Command::Announce { vip: self.id });
-                let a = &mut self.announce;
-                a.last = Some(v.now);
-                a.index += 1;
-                a.next = Some(match ANNOUNCE_AT.get(a.index) {
-                    Some(after) => (a.start + *after).max(v.now + ANNOUNCE_GAP),
-                    None => v.now + ANNOUNCE_EVERY,
-                });
-            }
+        if self.holds() {
+            self.address.hold(v.now, out);
         } else if self.linger_until.is_none() {
-            let due = match self.address.asked {
-                Some(false) => false,
-                Some(true) => true,
-                None => v.now >= self.address.due,
-            };
-            if due {
-                self.address.asked = Some(false);
-                out.push(Command::Release { vip: self.id });
-            }
+            self.address.release(v.now, out);
         }
     }
 
     fn wake(&self, v: &View) -> Time {
-        let owned = matches!(self.role, Role::Owner { .. }) || self.lone.is_some();
         let candidates = [
             self.lease_end(v.majority()),
             self.voter.expiry(),
@@ -665,15 +589,14 @@ impl Vip {
             self.vacant_since.map(|since| self.ask_at(v, since)),
             self.linger_until,
             self.successor.map(|(_, until)| until),
-            (owned || self.address.asked.is_none()).then_some(self.address.due),
-            self.announce.next.filter(|_| owned),
             match self.lone_probe {
                 LoneProbe::WaitUntil(until) => Some(until),
                 _ => None,
             },
         ];
         // What is due already but not done waits for an event, not for the clock.
-        candidates.into_iter().flatten().filter(|t| *t > v.now).min().unwrap_or(v.now + ANNOUNCE_EVERY)
+        let candidates = candidates.into_iter().chain(self.address.wake(self.holds()));
+        candidates.flatten().filter(|t| *t > v.now).min().unwrap_or(v.now + ANNOUNCE_EVERY)
     }
 
     fn log(&self, v: &View, out: &mut Vec<Command>, decision: Decision) {

@@ -29,11 +29,13 @@ use crate::{disk, front, haproxy, net, notify, paths, peers, systemd};
 const EVENTS: usize = 512;
 /// Decisions that `status` shows.
 const DECISIONS: usize = 64;
+/// How long a supervisor that is told to stop waits for its successors.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
 /// Events that are handled before the clock is read again and commands go out.
 const BATCH: usize = 32;
 
-/// Runs the supervisor until it is told to stop (SIGTERM, SIGINT). The VIP's address is left to the kernel-side fence and
-/// to the peers, HAProxy and the relay rules stay: a restart of the supervisor is not noticed.
+/// Runs the supervisor until it is told to stop (SIGTERM, SIGINT). VIPs are handed over first; where nobody can take one, its
+/// address is left to the kernel-side fence. HAProxy and the relay rules stay: a restart of the supervisor is not noticed.
 ///
 /// # Errors
 /// When the configuration, the secret or the node's name is missing or wrong, or the kernel refuses what every decision needs.
@@ -76,16 +78,18 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
     let mut alarm = Alarm::new()?;
     run.step(Event::Timer, &mut shells);
     notify.ready();
-    loop {
+    let mut stop_by = None;
+    while stop_by.is_none_or(|by| Instant::now() < by && run.node.answers()) {
         if fed.elapsed() >= watchdog {
             notify.alive();
             fed = Instant::now();
         }
-        alarm.set(run.clock.instant(run.node.deadline()).min(fed + watchdog))?;
+        let wake = run.clock.instant(run.node.deadline()).min(fed + watchdog);
+        alarm.set(stop_by.map_or(wake, |by| wake.min(by)))?;
         tokio::select! {
             biased;
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => stop(&mut run, &mut shells, &mut stop_by, &notify),
+            _ = interrupt.recv() => stop(&mut run, &mut shells, &mut stop_by, &notify),
             Some(event) = events.recv() => {
                 run.take(event, &mut shells);
                 for _ in 1..BATCH {
@@ -103,9 +107,17 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
             run.step(event, &mut shells);
         }
     }
-    info!("supervisor stops: the relay rules and HAProxy stay, the VIP goes to the peers");
-    notify.stopping();
+    info!("supervisor stops: the relay rules and HAProxy stay");
     Ok(())
+}
+
+/// The first request to stop hands the VIPs over; a second one changes nothing.
+fn stop(run: &mut Run, shells: &mut Shells, by: &mut Option<Instant>, notify: &notify::Notify) {
+    if by.is_none() {
+        notify.stopping();
+        *by = Some(Instant::now() + STOP_PATIENCE);
+        run.step(Event::Stop, shells);
+    }
 }
 
 /// The state of the loop.

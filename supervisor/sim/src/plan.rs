@@ -29,6 +29,8 @@ pub struct Plan {
     pub faults: Vec<Strike>,
     /// What operators ask for, of which node, and when.
     pub requests: Vec<(u64, usize, Request)>,
+    /// When a supervisor is told to end, some time before it does.
+    pub stops: Vec<(u64, usize)>,
     /// When somebody foreign claims a VIP in ARP.
     pub poison: Vec<(u64, VipId)>,
     /// All faults but the lasting ones have ended by then, in microseconds.
@@ -153,6 +155,7 @@ impl Plan {
             start: std::array::from_fn(|_| 0),
             faults: Vec::new(),
             requests: Vec::new(),
+            stops: Vec::new(),
             poison: Vec::new(),
             heal: rng.between(1_200_000, 2_600_000),
             epilogue: rng.pick(&[
@@ -178,6 +181,7 @@ impl Plan {
             plan.draw_forgetful_voter(&mut rng);
         }
         plan.draw_requests(&mut rng, nodes);
+        plan.draw_stops(&mut rng);
         plan
     }
 
@@ -282,6 +286,17 @@ impl Plan {
             self.requests.push((at, asked, request));
         }
         self.requests.sort_by_key(|request| request.0);
+    }
+
+    /// Half of all supervisors that end, and of all machines that go down, are told so before.
+    fn draw_stops(&mut self, rng: &mut Rng) {
+        for strike in &self.faults {
+            if let Fault::SupervisorDown(node) | Fault::Down { node, .. } = strike.fault
+                && rng.chance(500)
+            {
+                self.stops.push((strike.from.saturating_sub(rng.between(1_000, 400_000)), node));
+            }
+        }
     }
 }
 

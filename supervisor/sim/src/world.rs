@@ -139,6 +139,8 @@ enum What {
     Revive { node: usize, generation: u32 },
     /// An operator asks.
     Ask { node: usize, request: Request },
+    /// A supervisor is told to end.
+    Stop { node: usize },
     /// Somebody foreign claims a VIP.
     Poison { vip: VipId },
     /// A client opens a connection.
@@ -212,6 +214,9 @@ impl<'a> World<'a> {
         for (at, node, request) in &self.plan.requests {
             self.at(*at, What::Ask { node: *node, request: *request });
         }
+        for (at, node) in &self.plan.stops {
+            self.at(*at, What::Stop { node: *node });
+        }
         for (at, vip) in &self.plan.poison {
             self.at(*at, What::Poison { vip: *vip });
         }
@@ -283,6 +288,7 @@ impl<'a> World<'a> {
                 }
             }
             What::Ask { node, request } => self.ask(node, request),
+            What::Stop { node } => self.offer(node, Pending::Event(Event::Stop)),
             What::Poison { vip } => self.poison(vip),
             What::Open => self.open(),
             What::Packet { flow } => self.packet(flow),

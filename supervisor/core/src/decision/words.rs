@@ -86,6 +86,7 @@ pub fn describe_reason(reason: Reason, settings: &Settings) -> String {
         Reason::AddressRefused(id) => format!("the kernel refused the address of VIP {}", settings.vip_name(id)),
         Reason::RelayRefused => "the kernel refused the relay rules".to_owned(),
         Reason::Drained => "an operator has taken it out of service".to_owned(),
+        Reason::Stopping => "its supervisor is about to end".to_owned(),
         Reason::Other(number) => format!("reason {number}, which only a newer version knows"),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::command::{BackendState, Command, Ring};
 use crate::config::NodeId;
+use crate::health::{Fitness, Reason};
 use crate::plant::Bug;
 use crate::time::Time;
 use crate::vip::Vip;
@@ -16,6 +17,7 @@ impl Node {
         if everyone_heard || now >= self.quiet_until {
             let ring = self.wanted_ring();
             if self.ring.differs(now, &ring) {
+                self.relaying += 1;
                 out.push(Command::Relay(ring));
             }
             for node in self.nodes() {
@@ -50,7 +52,8 @@ impl Node {
 
     pub(super) fn wanted_backend(&self, node: NodeId) -> BackendState {
         let peer = &self.peers[node.0 as usize];
-        let drained = self.is_drained(node).unwrap_or(false);
+        let stopping = peer.fitness().and_then(Fitness::reason) == Some(Reason::Stopping);
+        let drained = self.is_drained(node).unwrap_or(false) || stopping;
         match () {
             () if node == self.own.me => {
                 if drained {

@@ -264,6 +264,7 @@ fn reason_to_number(reason: Reason) -> (u8, u8) {
         Reason::AddressRefused(vip) => (6, vip.0),
         Reason::RelayRefused => (7, 0),
         Reason::Drained => (8, 0),
+        Reason::Stopping => (9, 0),
         Reason::Other(number) => (number, 0),
     }
 }
@@ -279,6 +280,7 @@ fn reason_from_number(number: u8, vip: u8) -> Reason {
         6 if vip_known => Reason::AddressRefused(VipId(vip)),
         7 => Reason::RelayRefused,
         8 => Reason::Drained,
+        9 => Reason::Stopping,
         // The place of a VIP that this version cannot have says nothing here; 0 is never a reason's number.
         2 | 6 => Reason::Other(0),
         _ => Reason::Other(number),

@@ -451,9 +451,16 @@ impl Random {
 
     fn reason(&mut self) -> Reason {
         let vip = VipId(self.below(MAX_VIPS as u64) as u8);
-        let other = Reason::Other(9 + self.below(247) as u8);
+        let other = Reason::Other(10 + self.below(246) as u8);
         let known = [Reason::Starting, Reason::LinkDown(vip), Reason::HaproxyDown, Reason::FrontSilent];
-        let more = [Reason::GatewayLost, Reason::AddressRefused(vip), Reason::RelayRefused, Reason::Drained, other];
+        let more = [
+            Reason::GatewayLost,
+            Reason::AddressRefused(vip),
+            Reason::RelayRefused,
+            Reason::Drained,
+            Reason::Stopping,
+            other,
+        ];
         let all: Vec<_> = known.into_iter().chain(more).collect();
         all[self.below(all.len() as u64) as usize]
     }

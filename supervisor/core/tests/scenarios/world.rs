@@ -102,6 +102,7 @@ impl World {
                     world.take(node, what);
                 }
             }),
+            ["stop", names @ ..] => self.each(names, |world, node| world.take(node, What::Event(Event::Stop))),
             ["cut", from, ">", to] => drop(self.cuts.insert((self.node(from), self.node(to)))),
             ["cut", a, b] => {
                 let (a, b) = (self.node(a), self.node(b));

@@ -4,6 +4,7 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 set positional-arguments
 
 lab := "target/release/trilith-lab"
+trio := "target/release/trilith-trio"
 
 # List the recipes.
 default:
@@ -43,9 +44,19 @@ lab *args: setup
 sim *args:
     @cargo run --profile sim --quiet --package trilith-sim -- "$@"
 
-# Measure: handover | failover | faults | proxy | idle. The last line is one JSON object.
+# Three virtual machines: up | down | status | console NODE | ssh NODE | power-cut NODE | pause NODE [SECONDS] | test [--long].
+trio *args: setup
+    @if [ "${1:-}" = up ] || [ "${1:-}" = test ] || [ ! -x {{ trio }} ]; then {{ just_executable() }} binaries; fi
+    @if [ "${1:-}" = test ]; then tests/trio/run "${@:2}"; else {{ trio }} "$@"; fi
+
+# Measure: handover | failover | faults | proxy | idle | forged | boot. The last line is one JSON object.
 bench *args: root binaries
-    @{{ lab }} bench "$@"
+    @if [ "${1:-}" = boot ]; then {{ trio }} bench "$@"; else {{ lab }} bench "$@"; fi
+
+# Compare our first boot with Debian's real cloud-init, document by document. The last line is one JSON object.
+conformance: setup
+    cargo build --package trilith-shell
+    @image/build run python3 tests/conformance/firstboot/judge.py target/debug/trilith
 
 # Build the appliance's root tree into build/root (nothing to do when no input changed).
 root: setup

@@ -44,6 +44,7 @@ fn heartbeat(session: Session, counter: u64) -> Heartbeat {
     Heartbeat {
         session,
         counter,
+        routine: false,
         heard: [None; MAX_NODES],
         fitness: Fitness::Fit,
         drained: false,

@@ -12,9 +12,9 @@ use crate::time::Time;
 /// How long the outside may take to answer a probe.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Between two requests through the VIP on `lo`; after a miss the next follows at once.
-pub const FRONT_EVERY: Duration = Duration::from_millis(500);
+pub const FRONT_EVERY: Duration = Duration::from_secs(1);
 /// Between two questions to the gateway; after a miss the next follows at once.
-pub const GATEWAY_EVERY: Duration = Duration::from_millis(500);
+pub const GATEWAY_EVERY: Duration = Duration::from_secs(1);
 /// Misses in a row after which HAProxy counts as hung.
 pub const FRONT_FALL: u8 = 2;
 /// Misses in a row after which the gateway counts as lost.

@@ -272,14 +272,13 @@ impl Node {
     fn hear(&mut self, now: Time, datagram: &Authentic, out: &mut Vec<Command>) {
         let from = datagram.from();
         let heartbeat = datagram.heartbeat();
-        let turn = self.turn(from);
         let peer = &mut self.peers[from.0 as usize];
         let Some(gap) = peer.receive(now, self.own, heartbeat, self.planted) else { return };
         self.alone_since = now;
         let bounds = self.settings.set.lease;
         // A longer silence is an outage, from which nothing is learnt about jitter.
         if gap <= self.lease + self.lease / 2 {
-            self.jitter.observe(now, gap.saturating_sub(beat::longest(bounds.heartbeat) + turn));
+            self.jitter.observe(now, gap.saturating_sub(beat::longest(bounds.heartbeat)));
         }
         let returned = !peer.live;
         (peer.live, peer.kernel_doubted) = (true, None);
@@ -407,12 +406,10 @@ impl Node {
     fn watch_peers(&mut self, now: Time, out: &mut Vec<Command>) -> Time {
         let mut wake = now + self.settings.set.lease.max;
         for node in self.nodes().filter(|n| *n != self.own.me) {
-            // One that may be silent for a turn may lose a whole turn before it is missed.
-            let turn = self.turn(node) * 2;
             let lease = self.lease;
             let peer = &mut self.peers[node.0 as usize];
             if peer.live {
-                let missed_at = peer.heard_at().unwrap_or(now) + lease + turn;
+                let missed_at = peer.heard_at().unwrap_or(now) + lease;
                 if now >= missed_at {
                     peer.live = false;
                     peer.fit_since = None;
@@ -428,8 +425,7 @@ impl Node {
                     }
                 } else {
                     // Asked while the lease still runs, so that the answer is there soon after it ends.
-                    let doubtful_at =
-                        peer.heard_at().unwrap_or(now) + self.settings.set.lease.heartbeat * 3 / 2 + turn / 2;
+                    let doubtful_at = peer.heard_at().unwrap_or(now) + self.settings.set.lease.heartbeat * 3 / 2;
                     if now >= doubtful_at && peer.kernel_doubted.is_none() {
                         peer.kernel_doubted = Some(false);
                         out.push(Command::Probe(Probe::Kernel(node)));

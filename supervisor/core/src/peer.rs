@@ -163,6 +163,7 @@ mod tests {
         Heartbeat {
             session: Session(session),
             counter,
+            routine: false,
             heard,
             fitness: Fitness::Fit,
             drained: false,

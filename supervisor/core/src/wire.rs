@@ -37,7 +37,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{MAX_NODES, NodeId};
 use crate::health::Fitness;
 
-pub use seal::{HEADER, Opener, Sealer};
+pub use seal::{HEADER, Opener, ROUTINE, Sealer, VERSION_AT};
 
 /// Version of the datagram and of the disk record that is written. Every version from 1 on is read as far as its fields
 /// are known.
@@ -72,6 +72,8 @@ pub struct Heartbeat {
     pub session: Session,
     /// Rises by at least one with every heartbeat of a session.
     pub counter: u64,
+    /// It only goes on with what was said before, so its receiver need not be woken for it.
+    pub routine: bool,
     /// What the sender last heard of each node, by [`NodeId`]; nothing for itself.
     pub heard: [Option<Echo>; MAX_NODES],
     /// Whether the sender may own a VIP.

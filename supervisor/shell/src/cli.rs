@@ -1,5 +1,6 @@
 //! The command line: what can be asked, and what the answers look like.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,15 +11,18 @@ use trilith_core::config::ConfigError;
 
 use self::exit::{EXIT_CODES, Exit};
 use crate::control::client::{Unanswered, ask};
-use crate::control::{Request, Response};
-use crate::{disk, paths, run};
+use crate::control::{Power, Request, Response};
+use crate::{console, disk, firstboot, paths, run};
 
 mod check;
+mod deed;
 mod exit;
-mod paint;
+pub mod paint;
 #[cfg(test)]
 mod schema;
-mod status;
+pub(crate) mod status;
+#[cfg(test)]
+pub(crate) mod testing;
 mod watch;
 
 /// Three small machines that hold a virtual IP together.
@@ -28,7 +32,7 @@ mod watch;
 /// nodes can carry.
 ///
 /// Any node can be asked: it passes on what another one must do. Commands talk to the supervisor on this node through
-/// /run/trilith/control.sock, as root.
+/// /run/trilith/control.sock, as root or as a member of the group trilith-admin.
 #[derive(Debug, Parser)]
 #[command(name = "trilith", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = EXIT_CODES, max_term_width = 100)]
@@ -73,6 +77,39 @@ enum Command {
     /// Check configuration documents.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Write an archive with what somebody who helps from afar would ask for.
+    ///
+    /// It holds the status, the journal, the first boot's report, the set's document, units, addresses, routes, firewall rules
+    /// and HAProxy's counters: no set secret, no password hashes, no private keys.
+    ///
+    /// Without --output it is gathered as root, by trilith-support.service, into /var/lib/trilith/support, where the newest
+    /// five stay; its path is printed. With --output it is gathered here and now, with the rights of who asks: what these do
+    /// not reach is told in its place.
+    #[command(after_long_help = examples(&[
+        ("trilith support-bundle", "Leave it on the node and print where."),
+        ("ssh admin@node-b trilith support-bundle --output - > node-b.tar.gz", "Fetch it from afar."),
+    ]))]
+    SupportBundle {
+        /// The archive (tar.gz) to write, - for stdout.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// The console: the status for everybody in front of the machine, and a menu after login.
+    ///
+    /// systemd starts it on the first screen and on the serial port. It needs a terminal; without a size that it can ask for it
+    /// takes 80 columns and 24 lines. Ctrl-L asks for the size again and draws all anew.
+    ///
+    /// To log in, a user needs a password, which the first-boot answers give as a hash; without one the console shows the
+    /// status only. Who comes by SSH has proved already who it is, and lands in the menu.
+    #[command(after_long_help = examples(&[
+        ("trilith console", "The screen as it is on the machine itself."),
+        ("systemctl restart trilith-console@ttyS0", "Start the one on the serial port anew."),
+    ]))]
+    Console {
+        /// Which terminal this is, to be shown; [default: found out]
+        #[arg(long, value_name = "NAME", hide = true)]
+        line: Option<String>,
+    },
     /// Run the supervisor: the service itself, which systemd starts.
     ///
     /// It reads the set's document, the set secret and this node's name, and then runs until SIGTERM or SIGINT. When it stops,
@@ -91,6 +128,18 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
     },
+    /// Take and apply the first-boot answers: what the unit trilith-firstboot.service does at every boot.
+    ///
+    /// The first time, the answers are looked for (a disk labelled cidata or config-2, guestinfo, an OVF environment, Hyper-V's
+    /// data exchange), checked, and stored below /var/lib/trilith. From then on the stored ones are applied; others are told and
+    /// ignored, until `trilith node reset`.
+    ///
+    /// Wrong answers are not stored: what is wrong, where, and how to mend it becomes an alarm, and the next boot looks again.
+    #[command(after_long_help = examples(&[
+        ("trilith firstboot --check seed/", "Check user-data, meta-data and network-config before they become a disk."),
+        ("trilith firstboot --root /tmp/root --seed seed/", "See what they would do to a system."),
+    ]))]
+    Firstboot(firstboot::Args),
     /// Print a completion script for a shell.
     #[command(after_long_help = examples(&[
         ("trilith completion bash > /etc/bash_completion.d/trilith", "For every bash that starts from now on."),
@@ -150,6 +199,44 @@ enum NodeCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Reboot this node.
+    ///
+    /// It hands its VIPs over first, then all services stop and the machine starts again. Connections that other nodes carry
+    /// stay; those that this node carries itself end: drain it before, if they shall have time.
+    ///
+    /// Refused when no other node could serve meanwhile, unless --force is given. A node is rebooted only at itself.
+    #[command(after_long_help = examples(&[
+        ("trilith node reboot", "Reboot this node."),
+        ("ssh admin@node-b trilith node reboot", "Reboot another one."),
+    ]))]
+    Reboot(PowerArgs),
+    /// Shut this node down and switch its machine off.
+    ///
+    /// Like trilith node reboot, but the machine stays off until the hypervisor starts it.
+    #[command(after_long_help = examples(&[("trilith node poweroff", "Switch this node off.")]))]
+    Poweroff(PowerArgs),
+    /// Let the next boot of this node take the first-boot answers anew.
+    ///
+    /// The answers are those of the disk, the guestinfo or the OVF environment that the machine has then. They replace this
+    /// node's set, secret, names, accounts and network. If there are none, or they are wrong, those in force stay.
+    #[command(after_long_help = examples(&[("trilith node reset --yes", "Without a question.")]))]
+    Reset {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct PowerArgs {
+    /// Name of the node: this one, and so it may be left out.
+    node: Option<String>,
+    /// Also when no other node can serve meanwhile.
+    #[arg(long)]
+    force: bool,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -181,21 +268,57 @@ enum Shell {
     Fish,
 }
 
+pub(crate) use deed::order;
+
 /// Reads the command line, does what it says, and says how it ended.
 pub fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    if words.next().is_some_and(|name| console::login_shell::is_meant(&name)) {
+        return login_shell(&words.collect::<Vec<_>>()).into();
+    }
     let Cli { socket, command } = Cli::parse();
-    let order = |request, json| order(&socket, request, json);
-    let exit = match command {
+    carry_out(socket, command).into()
+}
+
+fn carry_out(socket: PathBuf, command: Command) -> Exit {
+    let order = |request, json| give(&socket, request, json);
+    match command {
         Command::Status { json, watch: true } => watch::watch(&socket, json),
         Command::Status { json, watch: false } => show_status(&socket, json),
         Command::Vip(VipCommand::Move { vip, node, json }) => order(Request::VipMove { vip, node }, json),
         Command::Node(NodeCommand::Drain { node, json }) => order(Request::NodeDrain { node }, json),
         Command::Node(NodeCommand::Undrain { node, json }) => order(Request::NodeUndrain { node }, json),
+        Command::Node(NodeCommand::Reboot(args)) => order_power(&socket, Power::Reboot, args),
+        Command::Node(NodeCommand::Poweroff(args)) => order_power(&socket, Power::Poweroff, args),
+        Command::SupportBundle { output: None } => order(Request::SupportBundle, false),
+        Command::SupportBundle { output: Some(output) } => deed::bundle(&socket, &output),
+        Command::Console { line } => console(&socket, line),
         Command::Config(ConfigCommand::Check { file, json }) => check::check(&file, json),
+        Command::Node(NodeCommand::Reset { yes }) => end(firstboot::reset(yes), false),
+        Command::Firstboot(args) => end(firstboot::firstboot(&args), args.json),
         Command::Supervise { config, node } => supervise(config, node),
         Command::Completion { shell } => complete(shell),
-    };
-    exit.into()
+    }
+}
+
+/// Whether operators who may do nothing but run trilith may run this. `supervise` is for systemd.
+fn for_operators(command: &Command) -> bool {
+    match command {
+        Command::Status { .. } | Command::Vip(_) | Command::Node(_) | Command::Config(_) => true,
+        Command::SupportBundle { .. } | Command::Console { .. } | Command::Completion { .. } => true,
+        Command::Firstboot(_) | Command::Supervise { .. } => false,
+    }
+}
+
+/// How the first boot ended. What it says with `--json` is JSON already.
+fn end(ended: firstboot::Ended, json: bool) -> Exit {
+    use firstboot::Ended;
+    match ended {
+        Ended::Wrong(text) if json => print(&format!("{text}\n"), Exit::Configuration),
+        Ended::Done(text) => report(Exit::Ok, "done", &text, false),
+        Ended::Wrong(text) => report(Exit::Configuration, "wrong", &text, false),
+        Ended::Failed(text) => report(Exit::Failed, "failed", &text, json),
+    }
 }
 
 /// What a command says with `--json`.
@@ -222,10 +345,46 @@ fn judge(answer: &Result<Response, Unanswered>) -> (Exit, &'static str, &str) {
     }
 }
 
-fn order(socket: &Path, request: Request, json: bool) -> Exit {
-    let answer = ask(socket, request);
+fn give(socket: &Path, request: Request, json: bool) -> Exit {
+    let answer = order(socket, request);
     let (exit, result, text) = judge(&answer);
     report(exit, result, text, json)
+}
+
+fn order_power(socket: &Path, deed: Power, PowerArgs { node, force, json }: PowerArgs) -> Exit {
+    give(socket, Request::Power { deed, node, force }, json)
+}
+
+fn console(socket: &Path, line: Option<String>) -> Exit {
+    match console::run(socket, console::Session::Locked { line }) {
+        Ok(()) => Exit::Ok,
+        Err(error) => report(Exit::Failed, "failed", &format!("{error:#}"), false),
+    }
+}
+
+/// `/usr/bin/trilith-shell`: the console of somebody who is logged in already, or one trilith command.
+fn login_shell(words: &[OsString]) -> Exit {
+    let line = match words {
+        [] => {
+            return match console::run(paths::CONTROL_SOCKET.as_ref(), console::Session::of_this_user()) {
+                Ok(()) => Exit::Ok,
+                Err(error) => report(Exit::Failed, "failed", &format!("{error:#}"), false),
+            };
+        }
+        [option, line] if option == "-c" => line.to_string_lossy(),
+        _ => return report(Exit::Barred, "refused", "trilith-shell takes nothing but -c COMMAND", false),
+    };
+    let words = match console::login_shell::read(&line) {
+        Ok(words) => words,
+        Err(why) => return report(Exit::Barred, "refused", &why, false),
+    };
+    match Cli::try_parse_from(words) {
+        Ok(Cli { socket, command }) if socket == Path::new(paths::CONTROL_SOCKET) && for_operators(&command) => {
+            carry_out(socket, command)
+        }
+        Ok(_) => report(Exit::Barred, "refused", "this is not for operators: see trilith --help", false),
+        Err(error) => error.exit(),
+    }
 }
 
 fn show_status(socket: &Path, json: bool) -> Exit {
@@ -237,8 +396,9 @@ fn show_status(socket: &Path, json: bool) -> Exit {
     if json {
         return print_json(&status, Exit::Ok);
     }
-    let lines = status::view(status, paint::width(), paint::Paint::for_stdout());
-    print(&(lines.join("\n") + "\n"), Exit::Ok)
+    let paint = paint::Paint::for_stdout();
+    let lines = status::view(status, paint::width());
+    print(&lines.iter().map(|line| paint.line(line) + "\n").collect::<String>(), Exit::Ok)
 }
 
 fn supervise(config: PathBuf, node: Option<String>) -> Exit {
@@ -330,7 +490,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 7);
+        assert_eq!(found.len(), 13);
         for mut command in found {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:\n") && help.contains("Exit codes:\n"), "{help}");

@@ -1,21 +1,25 @@
 //! The control socket: how `trilith status` and the other commands reach the supervisor on this node.
 //!
-//! Line-delimited JSON over a Unix socket that only root can open. A client sends one [`Envelope`] a line and reads one
+//! Line-delimited JSON over a Unix socket that only root and the group trilith-admin can open. A client sends one [`Envelope`] a line and reads one
 //! [`Response`] a line, as often as it likes. Everything is bounded: the length of a line, the time that each side waits,
 //! the number of connections.
 //!
 //! Names are resolved by the supervisor, with the settings in force: a command needs to read no configuration.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use trilith_core::config::Settings;
+use trilith_core::config::{NodeId, Settings};
 use trilith_core::event;
 use trilith_core::status::Status;
 
 pub mod client;
+mod peer;
+mod power;
 mod server;
 
+pub use power::{Power, successors};
 pub use server::start;
 
 /// Version of the protocol. Command and supervisor are one binary, so they differ only while it is being replaced.
@@ -56,6 +60,17 @@ pub enum Request {
         /// Its name.
         node: String,
     },
+    /// Reboot this node's machine or switch it off.
+    Power {
+        /// Which of the two.
+        deed: Power,
+        /// The node that is meant; none is the one that is asked.
+        node: Option<String>,
+        /// Also when nobody can serve meanwhile.
+        force: bool,
+    },
+    /// Write down what somebody who helps from afar would ask for.
+    SupportBundle,
 }
 
 /// What the supervisor answers.
@@ -93,6 +108,31 @@ pub enum Asked {
     Status,
     /// To be put to the core as [`event::Event::Operator`].
     Order(event::Request),
+    /// To be judged with the status, and put to systemd.
+    Power {
+        /// What shall become of the machine.
+        deed: Power,
+        /// The node that is meant, `None` for this one.
+        node: Option<NodeId>,
+        /// Also when nobody can serve meanwhile.
+        force: bool,
+    },
+    /// To be put to systemd.
+    SupportBundle,
+}
+
+/// Reads one line, without or with its end.
+///
+/// # Errors
+/// The answer to give when it is no request of this version.
+pub fn read(line: &[u8]) -> Result<Request, Response> {
+    match serde_json::from_slice::<Envelope>(line) {
+        Ok(Envelope { version: VERSION, request }) => Ok(request),
+        Ok(Envelope { version, .. }) => Err(Response::Invalid {
+            text: format!("the supervisor speaks version {VERSION}, not {version}: restart it after an upgrade"),
+        }),
+        Err(error) => Err(Response::Invalid { text: format!("the request is not understood: {error}") }),
+    }
 }
 
 impl Request {
@@ -121,7 +161,29 @@ impl Request {
             Request::NodeUndrain { node } => {
                 Asked::Order(event::Request::Drain { node: find_node(node)?, drained: false })
             }
+            Request::Power { deed, node, force } => {
+                let node = node.as_deref().map(find_node).transpose()?;
+                Asked::Power { deed: *deed, node, force: *force }
+            }
+            Request::SupportBundle => Asked::SupportBundle,
         })
+    }
+}
+
+/// In words for the log: "uid 900 asked to …".
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Request::Status => f.write_str("show the status"),
+            Request::VipMove { vip, node } => write!(f, "move VIP {} to node {}", shown(vip), shown(node)),
+            Request::NodeDrain { node } => write!(f, "drain node {}", shown(node)),
+            Request::NodeUndrain { node } => write!(f, "undrain node {}", shown(node)),
+            Request::Power { deed, node, force } => {
+                let node = node.as_deref().map_or("this node".to_owned(), |node| format!("node {}", shown(node)));
+                write!(f, "{deed} {node}{}", if *force { " by force" } else { "" })
+            }
+            Request::SupportBundle => f.write_str("write a support bundle"),
+        }
     }
 }
 
@@ -141,6 +203,17 @@ impl Response {
         Response::Refused { text }
     }
 
+    /// In words for the log.
+    pub fn text(&self) -> &str {
+        match self {
+            Response::Status(_) => "shown",
+            Response::Done { text }
+            | Response::Refused { text }
+            | Response::TimedOut { text }
+            | Response::Invalid { text } => text,
+        }
+    }
+
     /// It was not done within its time: what to do now.
     pub fn timed_out(text: String) -> Response {
         Response::TimedOut { text }
@@ -148,9 +221,14 @@ impl Response {
 }
 
 fn unknown<'s>(kind: &str, name: &str, set: &str, known: impl Iterator<Item = &'s str>) -> Response {
-    let name: String = name.chars().take(SHOWN_NAME).flat_map(char::escape_debug).collect();
+    let name = shown(name);
     let known = known.collect::<Vec<_>>().join(", ");
     Response::Refused { text: format!("there is no {kind} \"{name}\" in set {set}; it has: {known}") }
+}
+
+/// A name that somebody has sent, so that it can be shown.
+fn shown(name: &str) -> String {
+    name.chars().take(SHOWN_NAME).flat_map(char::escape_debug).collect()
 }
 
 /// The longest request, in bytes with its newline.
@@ -169,7 +247,7 @@ const SHOWN_NAME: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use trilith_core::config::{NodeId, VipId, parse};
+    use trilith_core::config::{VipId, parse};
 
     fn settings() -> Settings {
         parse(include_str!("../../core/tests/config/good/full.toml"), "full.toml").unwrap()
@@ -184,6 +262,9 @@ mod tests {
         let order = event::Request::Drain { node: NodeId(0), drained: false };
         assert_eq!(request.resolve(&settings()), Ok(Asked::Order(order)));
         assert_eq!(Request::Status.resolve(&settings()), Ok(Asked::Status));
+        let request = Request::Power { deed: Power::Reboot, node: Some("b".to_owned()), force: false };
+        let asked = Asked::Power { deed: Power::Reboot, node: Some(NodeId(1)), force: false };
+        assert_eq!(request.resolve(&settings()), Ok(asked));
     }
 
     #[test]

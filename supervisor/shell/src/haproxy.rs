@@ -25,6 +25,8 @@ use trilith_core::event::Event;
 use trilith_core::status::Flows;
 
 pub use render::{FRONT_PATH, FRONT_PORT};
+#[doc(hidden)]
+pub use socket::parse_flows;
 use socket::{Failure, Master};
 
 /// How many commands may wait.
@@ -295,6 +297,18 @@ impl Shell {
             Err(_) => Err(format!("{} -c did not end within {CHECK_TIMEOUT:?}", program.join(" "))),
         }
     }
+}
+
+/// What the HAProxy of this node counts, as it says it: `show stat` of its runtime API.
+///
+/// # Errors
+/// One line that says why there is no answer.
+pub async fn show_stat() -> Result<String, String> {
+    let master = Master::at(&PathBuf::from(crate::paths::HAPROXY_DIR).join("master.sock"));
+    master.show_stat().await.map_err(|failure| match failure {
+        Failure::NotRunning => "HAProxy does not run, or this user may not talk to it".to_owned(),
+        Failure::Failed(why) => why,
+    })
 }
 
 /// Name of the configuration that is not in force yet.

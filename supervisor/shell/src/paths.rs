@@ -13,5 +13,13 @@ pub const NODE_FILE: &str = "/var/lib/trilith/node";
 pub const RECORD_FILE: &str = "/var/lib/trilith/record";
 /// The host's name, of which the first label counts.
 pub const HOSTNAME: &str = "/proc/sys/kernel/hostname";
+/// Notices of programs that ran before the supervisor: a file each, its first line the alarm.
+pub const NOTICES: &str = "/run/trilith/notices";
+/// What the first boot did, and what was wrong with the answers.
+pub const FIRSTBOOT_REPORT: &str = "/run/trilith/firstboot.json";
+/// Where support bundles are put.
+pub const SUPPORT_DIR: &str = "/var/lib/trilith/support";
+/// Hashes of passwords. (shadow(5))
+pub const SHADOW: &str = "/etc/shadow";
 /// HAProxy's unit, in the base overlay.
 pub const HAPROXY_UNIT: &str = "haproxy.service";

@@ -14,6 +14,15 @@
 //! - all others, first of all those of a peer that has just started, go to the *lobby*, a small queue that is looked at only
 //!   [`BATCH`] datagrams each [`LOBBY_PAUSE`]. What they cost is therefore bounded, however many are sent.
 //!
+//! # What need not wake anybody
+//!
+//! At rest each beat of the leader is answered by all others. The leader reads the answers when it wakes for its next beat, or for
+//! anything else, and so does whoever overhears them: [`Handle::catch_up`]. Sockets that nobody polls hold them until then; the
+//! sender says openly which heartbeats are routine ([`Heartbeat::routine`]). That saves two of three wake-ups. Where
+//! somebody puts datagrams of his own into such a queue, everything wakes again for [`EAGER`].
+//!
+//! # Sessions
+//!
 //! Which session a peer is in the core says in its own heartbeats: they echo it. Connected sockets would isolate peers from each
 //! other as well, but leave each open to whoever spoofs its address; an nft limit would throw genuine heartbeats away with the
 //! forged. The price: `SO_REUSEPORT` lets a second process of root join the port, so a lone socket is bound first, as a test.
@@ -28,7 +37,7 @@ mod steer;
 mod tests;
 
 use std::future::poll_fn;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
@@ -38,12 +47,13 @@ use anyhow::Context as _;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
-use trilith_core::command::Command;
+use tokio::task::AbortHandle;
 use trilith_core::config::{MAX_NODES, NodeId, Settings};
 use trilith_core::event::Event;
 use trilith_core::wire::{Heartbeat, MAX_DATAGRAM, Opener, Sealer, Session, WireError};
 
 use detour::Detour;
+use steer::{LOBBY, Sockets};
 
 /// Starts the peer channel of node `me` in `session`, which must have been drawn at random at this start of the supervisor.
 ///
@@ -64,11 +74,9 @@ pub fn start(
     let addresses: Vec<SocketAddr> = settings.nodes.iter().map(|node| SocketAddr::new(node.address, port)).collect();
     let own = addresses[usize::from(me.0)];
     steer::try_alone(own).with_context(|| format!("peer port {own} of node {}", settings.node_name(me)))?;
-    let sockets = steer::sockets(own, me, &addresses)
+    let sockets = Sockets::bind(own, me, &addresses)
         .with_context(|| format!("sockets at {own} for the peers of node {}", settings.node_name(me)))?;
     let sockets = Arc::new(sockets);
-    let stats = Arc::new(Mutex::new(Stats::default()));
-    let (commands, orders) = mpsc::channel(COMMANDS);
     let set = &settings.set.name;
     let channel = Channel {
         me,
@@ -77,30 +85,45 @@ pub fn start(
         addresses,
         sockets: Arc::clone(&sockets),
         sessions: [None; MAX_NODES],
+        eager_until: None,
         detour: Detour::new(own, me, Instant::now()),
         events,
-        stats: Arc::clone(&stats),
-        lobby_opens: None,
+        stats: Stats::default(),
         last_warning: None,
-        first_queue: 0,
+        datagram: Vec::with_capacity(MAX_DATAGRAM),
     };
-    tokio::spawn(channel.run(orders));
-    Ok(Handle { commands, sockets, stats })
+    let channel = Arc::new(Mutex::new(channel));
+    let reader = tokio::spawn(read(Arc::clone(&channel), sockets)).abort_handle();
+    Ok(Handle { channel, reader })
 }
 
 /// The running channel.
 pub struct Handle {
-    /// Takes [`Command::Broadcast`].
-    pub commands: mpsc::Sender<Command>,
-    sockets: Arc<Vec<UdpSocket>>,
-    stats: Arc<Mutex<Stats>>,
+    channel: Arc<Mutex<Channel>>,
+    reader: AbortHandle,
 }
 
 impl Handle {
+    /// Seals once, sends to all. What cannot be sent is lost, as it might be on the way: the next one is due soon.
+    pub fn broadcast(&self, heartbeat: &Heartbeat) {
+        locked(&self.channel).broadcast(heartbeat);
+    }
+
+    /// Reads what is routine. To be called before the clock is read for a decision, lest what has come in time count as late.
+    pub fn catch_up(&self) {
+        locked(&self.channel).catch_up();
+    }
+
     /// What has been counted since the start.
     pub fn stats(&self) -> Stats {
-        let thrown_away = self.sockets.iter().map(steer::thrown_away).sum();
-        Stats { thrown_away, ..*locked(&self.stats) }
+        let channel = locked(&self.channel);
+        Stats { thrown_away: channel.sockets.thrown_away(), ..channel.stats }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.reader.abort();
     }
 }
 
@@ -142,45 +165,45 @@ struct Channel {
     opener: Opener,
     /// By [`NodeId`].
     addresses: Vec<SocketAddr>,
-    /// The lobby, then one for each node by [`NodeId`] (the one of `me` is idle): index in [`steer::program`].
-    sockets: Arc<Vec<UdpSocket>>,
+    sockets: Arc<Sockets>,
     /// The session that the core believes each node to be in.
     sessions: [Option<Session>; MAX_NODES],
+    /// Nothing may wait until then, routine or not.
+    eager_until: Option<Instant>,
     detour: Detour,
     events: mpsc::Sender<Event>,
-    stats: Arc<Mutex<Stats>>,
-    /// When the lobby may be looked at again.
-    lobby_opens: Option<tokio::time::Instant>,
+    stats: Stats,
     last_warning: Option<Instant>,
-    /// Where the next look at the queues begins, so that a busy one cannot starve the others.
-    first_queue: usize,
+    /// The last one sent; kept for its memory.
+    datagram: Vec<u8>,
+}
+
+/// Waits for datagrams that wake, for ever.
+async fn read(channel: Arc<Mutex<Channel>>, sockets: Arc<Sockets>) {
+    // Where the next look at the queues begins, so that a busy one cannot starve the others.
+    let mut first = 0;
+    let mut lobby_opens = None;
+    loop {
+        let queue = next_readable(&sockets.waking, first, lobby_opens).await;
+        first = (queue + 1) % sockets.waking.len();
+        if queue == LOBBY {
+            lobby_opens = Some(tokio::time::Instant::now() + LOBBY_PAUSE);
+        }
+        let drained = {
+            let mut channel = locked(&channel);
+            // An earlier counter would not be opened after a later one.
+            channel.catch_up();
+            channel.drain(|buffer| sockets.waking[queue].try_recv_from(buffer))
+        };
+        if drained == Drained::ForNow {
+            // Whatever waits in the rest of the supervisor comes before the next batch.
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 impl Channel {
-    async fn run(mut self, mut orders: mpsc::Receiver<Command>) {
-        let mut datagram = Vec::with_capacity(MAX_DATAGRAM);
-        let mut buffer = [0; MAX_DATAGRAM + 1];
-        loop {
-            tokio::select! {
-                // Own heartbeats first: peers wait for them, whatever comes in.
-                biased;
-                order = orders.recv() => match order {
-                    Some(Command::Broadcast(heartbeat)) => self.broadcast(&heartbeat, &mut datagram),
-                    Some(other) => tracing::error!("the peer channel cannot carry out {other:?}"),
-                    None => return,
-                },
-                queue = next_readable(&self.sockets, self.first_queue, self.lobby_opens) => {
-                    if self.drain(queue, &mut buffer) == Drained::ForNow {
-                        // Whatever waits in the rest of the supervisor comes before the next batch.
-                        tokio::task::yield_now().await;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Seals once, sends to all. What cannot be sent is lost, as it might be on the way: the next one is due soon.
-    fn broadcast(&mut self, heartbeat: &Heartbeat, datagram: &mut Vec<u8>) {
+    fn broadcast(&mut self, heartbeat: &Heartbeat) {
         self.follow(heartbeat);
         let now = Instant::now();
         let paths = self.detour.plan(self.addresses.len(), now, heartbeat.lease, |peer| self.opener.deaf(peer));
@@ -188,17 +211,16 @@ impl Channel {
             self.detour.keep_up(now);
         }
         self.sealer.set_deaf(paths.deaf);
-        self.sealer.seal(heartbeat, datagram);
-        let mut stats = locked(&self.stats);
+        self.sealer.seal(heartbeat, &mut self.datagram);
         for (node, address) in self.addresses.iter().enumerate().filter(|(node, _)| *node != usize::from(self.me.0)) {
             // Each peer's own socket, so that datagrams that wait for a dead one's MAC address take no other's room. Past the
             // event loop, which does not know yet at the first heartbeat that there is room.
-            match SockRef::from(&self.sockets[node + 1]).send_to(datagram, &(*address).into()) {
-                Ok(_) => stats.sent += 1,
-                Err(_) => stats.not_sent += 1,
+            match SockRef::from(&self.sockets.routine[node]).send_to(&self.datagram, &(*address).into()) {
+                Ok(_) => self.stats.sent += 1,
+                Err(_) => self.stats.not_sent += 1,
             }
-            if paths.detour & 1 << node != 0 && self.detour.send(datagram, *address) {
-                stats.detoured += 1;
+            if paths.detour & 1 << node != 0 && self.detour.send(&self.datagram, *address) {
+                self.stats.detoured += 1;
             }
         }
     }
@@ -206,7 +228,8 @@ impl Channel {
     /// Learns from the core's own heartbeat which session each peer is in, and lets it into that peer's queue.
     fn follow(&mut self, heartbeat: &Heartbeat) {
         let believed = heartbeat.heard.map(|echo| echo.map(|echo| echo.session));
-        if believed == self.sessions {
+        let calm = self.eager_until.take_if(|until| *until <= Instant::now()).is_some();
+        if believed == self.sessions && !calm {
             return;
         }
         self.sessions = believed;
@@ -215,19 +238,34 @@ impl Channel {
                 self.opener.settle(NodeId(node as u8), *session);
             }
         }
-        if let Err(error) = steer::steer(&self.sockets[LOBBY], &self.sessions) {
+        self.steer();
+    }
+
+    fn steer(&self) {
+        if let Err(error) = self.sockets.steer(&self.sessions, self.eager_until.is_none()) {
             // All datagrams go on to the queues that they went to before: slower under flood, but right.
             tracing::warn!("cannot tell the kernel which sessions the peers are in: {error}");
         }
     }
 
-    fn drain(&mut self, queue: usize, buffer: &mut [u8]) -> Drained {
-        self.first_queue = (queue + 1) % self.sockets.len();
-        if queue == LOBBY {
-            self.lobby_opens = Some(tokio::time::Instant::now() + LOBBY_PAUSE);
+    fn catch_up(&mut self) {
+        let sockets = Arc::clone(&self.sockets);
+        let refused = self.stats.forged + self.stats.replayed;
+        for socket in &sockets.routine {
+            self.drain(|buffer| socket.recv_from(buffer));
         }
+        if self.stats.forged + self.stats.replayed != refused {
+            let calm = self.eager_until.replace(Instant::now() + EAGER).is_none();
+            if calm {
+                self.steer();
+            }
+        }
+    }
+
+    fn drain(&mut self, mut receive: impl FnMut(&mut [u8]) -> io::Result<(usize, SocketAddr)>) -> Drained {
+        let mut buffer = [0; MAX_DATAGRAM + 1];
         for _ in 0..BATCH {
-            match self.sockets[queue].try_recv_from(buffer) {
+            match receive(&mut buffer) {
                 Ok((length, source)) => self.take(&buffer[..length], source),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Drained::Dry,
                 // An ICMP error that came back for something sent; the next call goes on.
@@ -238,7 +276,7 @@ impl Channel {
     }
 
     fn take(&mut self, datagram: &[u8], source: SocketAddr) {
-        let mut stats = locked(&self.stats);
+        let stats = &mut self.stats;
         match self.opener.open(datagram) {
             Ok(authentic) => {
                 stats.received += 1;
@@ -260,7 +298,7 @@ impl Channel {
                 let quiet = self.last_warning.is_some_and(|last| now.duration_since(last) < WARNING_PAUSE);
                 if !quiet && !matches!(refused, WireError::Replayed { .. }) {
                     self.last_warning = Some(now);
-                    let Stats { forged, replayed, malformed, .. } = *stats;
+                    let Stats { forged, replayed, malformed, .. } = self.stats;
                     tracing::warn!(
                         "a datagram from {source} is refused: {refused}; since the start {forged} forged, {replayed} replayed, \
                          {malformed} malformed. Do all nodes have the same set name and secret?"
@@ -287,12 +325,10 @@ async fn next_readable(sockets: &[UdpSocket], first: usize, opens: Option<tokio:
     .await
 }
 
-fn locked(stats: &Mutex<Stats>) -> MutexGuard<'_, Stats> {
-    stats.lock().expect("nobody panics while counting")
+fn locked(channel: &Mutex<Channel>) -> MutexGuard<'_, Channel> {
+    channel.lock().expect("a panic would have ended the supervisor")
 }
 
-/// Index of the lobby's socket. It must be 0, which is also what a BPF program returns that reads past a datagram's end.
-const LOBBY: usize = 0;
 /// Datagrams that are read from one queue before the rest of the supervisor gets its turn: about 0.1 ms of work.
 pub const BATCH: usize = 32;
 /// How long the lobby stays closed after it was looked at. With [`BATCH`] it bounds the work for unknown sessions: at most
@@ -300,5 +336,6 @@ pub const BATCH: usize = 32;
 pub const LOBBY_PAUSE: Duration = Duration::from_millis(5);
 /// At most one warning about refused datagrams in this time.
 pub const WARNING_PAUSE: Duration = Duration::from_secs(10);
-/// Commands that may wait.
-const COMMANDS: usize = 16;
+/// How long everything wakes after a datagram that is not genuine was found among those that may wait: they must not fill the queue
+/// between two beats.
+pub const EAGER: Duration = Duration::from_secs(10);

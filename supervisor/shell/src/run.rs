@@ -23,7 +23,7 @@ use trilith_core::wire::Session;
 
 use crate::alarm::Alarm;
 use crate::control::{self, Asked};
-use crate::{disk, front, haproxy, net, notify, paths, peers, systemd};
+use crate::{disk, front, haproxy, net, notices, notify, paths, peers, support, systemd};
 
 /// Events that may wait for the loop; a shell that finds the queue full waits.
 const EVENTS: usize = 512;
@@ -86,22 +86,27 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
         }
         let wake = run.clock.instant(run.node.deadline()).min(fed + watchdog);
         alarm.set(stop_by.map_or(wake, |by| wake.min(by)))?;
-        tokio::select! {
+        let mut first = None;
+        let woken = tokio::select! {
             biased;
-            _ = terminate.recv() => stop(&mut run, &mut shells, &mut stop_by, &notify),
-            _ = interrupt.recv() => stop(&mut run, &mut shells, &mut stop_by, &notify),
+            _ = terminate.recv() => Woken::Stop,
+            _ = interrupt.recv() => Woken::Stop,
             Some(event) = events.recv() => {
-                run.take(event, &mut shells);
-                for _ in 1..BATCH {
-                    let Ok(event) = events.try_recv() else { break };
-                    run.take(event, &mut shells);
-                }
+                first = Some(event);
+                Woken::Event
             }
-            Some((request, reply)) = requests.recv() => run.serve(request, reply, &mut shells),
-            rung = alarm.rings() => {
-                rung?;
-                run.step(Event::Timer, &mut shells);
-            }
+            Some((request, reply)) = requests.recv() => Woken::Request(request, reply),
+            rung = alarm.rings() => rung.map(|()| Woken::Alarm)?,
+        };
+        shells.peers.catch_up();
+        for event in first.into_iter().chain(std::iter::from_fn(|| events.try_recv().ok())).take(BATCH) {
+            run.take(event, &mut shells);
+        }
+        match woken {
+            Woken::Stop => stop(&mut run, &mut shells, &mut stop_by, &notify),
+            Woken::Event => {}
+            Woken::Request(request, reply) => run.serve(request, reply, &mut shells),
+            Woken::Alarm => run.step(Event::Timer, &mut shells),
         }
         for event in std::mem::take(&mut shells.overflow) {
             run.step(event, &mut shells);
@@ -118,6 +123,14 @@ fn stop(run: &mut Run, shells: &mut Shells, by: &mut Option<Instant>, notify: &n
         *by = Some(Instant::now() + STOP_PATIENCE);
         run.step(Event::Stop, shells);
     }
+}
+
+/// Why the loop runs.
+enum Woken {
+    Stop,
+    Event,
+    Request(control::Request, oneshot::Sender<control::Response>),
+    Alarm,
 }
 
 /// The state of the loop.
@@ -187,6 +200,24 @@ impl Run {
                     let _ = reply.send(control::Response::status(status));
                 });
             }
+            Ok(Asked::Power { deed, node, force }) => {
+                let status = self.status();
+                let node = node.map_or(status.node.as_str(), |node| self.settings.node_name(node)).to_owned();
+                let refusal = deed.refusal(&status, &node, force);
+                tokio::spawn(async move {
+                    let result = match refusal {
+                        Some(why) => Err(why),
+                        None => systemd::end_machine(deed.target()).await.map(|()| deed.begun(&format!("node {node}"))),
+                    };
+                    let _ = reply.send(result.map_or_else(control::Response::refused, control::Response::done));
+                });
+            }
+            Ok(Asked::SupportBundle) => {
+                tokio::spawn(async move {
+                    let result = support::by_unit().await;
+                    let _ = reply.send(result.map_or_else(control::Response::refused, control::Response::done));
+                });
+            }
             Ok(Asked::Order(request)) => {
                 self.next_ticket += 1;
                 self.tickets.push((self.next_ticket, request, reply));
@@ -225,6 +256,7 @@ async fn with_flows(mut status: Status, haproxy: &haproxy::Handle, net: &net::Ha
     if let Some(problem) = haproxy.problem() {
         status.alarms.push(problem);
     }
+    status.alarms.extend(notices::read(paths::NOTICES.as_ref()));
     status
 }
 
@@ -257,7 +289,7 @@ struct Shells {
 impl Shells {
     fn dispatch(&mut self, command: Command) {
         let (queue, name) = match &command {
-            Command::Broadcast(_) => (&self.peers.commands, "peers"),
+            Command::Broadcast(heartbeat) => return self.peers.broadcast(heartbeat),
             Command::Hold { .. } | Command::Release { .. } | Command::Announce { .. } | Command::Relay(_) => {
                 (&self.net.commands, "net")
             }

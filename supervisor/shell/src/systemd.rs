@@ -245,6 +245,51 @@ fn of_unit(command: &Command) -> Option<(Unit, Deed)> {
     }
 }
 
+/// Has systemd bring a target about that ends this machine's run, all units stopped in their order before.
+///
+/// # Errors
+/// One line that says what systemd refused, or that it can't be reached.
+pub async fn end_machine(target: &str) -> Result<(), String> {
+    let done = async {
+        let bus = connect().await?;
+        call(&bus, MANAGER_PATH, MANAGER, "StartUnit", &(target, "replace-irreversibly")).await
+    };
+    done.await.map(drop).map_err(|error| format!("cannot start {target}: {error}"))
+}
+
+/// Starts a unit that does one thing, and waits for its end, at most `patience`.
+///
+/// # Errors
+/// One line that names the unit and what is wrong.
+pub async fn run_once(name: &str, patience: Duration) -> Result<(), String> {
+    let done = async {
+        let bus = connect().await?;
+        let rule = MatchRule::builder()
+            .msg_type(zbus::message::Type::Signal)
+            .sender(SYSTEMD)
+            .interface(MANAGER)
+            .member("JobRemoved")
+            .arg(2, name)
+            .build()?;
+        let mut removed = MessageStream::for_match_rule(rule, &bus, None).await?;
+        call(&bus, MANAGER_PATH, MANAGER, "Subscribe", &()).await?;
+        call(&bus, MANAGER_PATH, MANAGER, "StartUnit", &(name, "replace")).await?;
+        let Some(message) = removed.next().await else {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        };
+        let message = message?;
+        let body = message.body();
+        let (_, _, _, result): (u32, zbus::ObjectPath<'_>, &str, &str) = body.deserialize()?;
+        Ok::<_, zbus::Error>(result.to_owned())
+    };
+    match timeout(patience, done).await {
+        Ok(Ok(result)) if result == "done" => Ok(()),
+        Ok(Ok(result)) => Err(format!("{name}: {result}; see journalctl --unit {name}")),
+        Ok(Err(error)) => Err(format!("cannot start {name}: {error}")),
+        Err(_) => Err(format!("{name} did not end within {} s; see systemctl status {name}", patience.as_secs())),
+    }
+}
+
 /// Kills all processes of a unit hard, because one that hangs does not listen to a polite word, and has it started again
 /// whatever its own policy on restarts is, and without the wait that this policy asks for.
 async fn restart(bus: &Connection, name: &str) -> zbus::Result<Message> {

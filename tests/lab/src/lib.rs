@@ -23,7 +23,7 @@
 
 pub mod bench;
 mod cgroup;
-mod command;
+pub mod command;
 pub mod container;
 pub mod demo;
 pub mod forge;
@@ -31,8 +31,8 @@ pub mod lab;
 pub mod load;
 pub mod netns;
 pub mod node;
-mod root;
-mod set;
+pub mod root;
+pub mod set;
 pub mod status;
 pub mod switch;
 pub mod wait;

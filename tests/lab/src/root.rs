@@ -54,12 +54,17 @@ pub fn binaries() -> Result<PathBuf> {
     Ok(if in_deps { directory.parent().unwrap_or(directory) } else { directory }.to_owned())
 }
 
-fn repository() -> Result<PathBuf> {
+/// The checkout that this program was built from.
+///
+/// # Errors
+/// When it is not there any more.
+pub fn repository() -> Result<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     path.canonicalize().with_context(|| format!("the source tree is gone: {}", path.display()))
 }
 
-fn build_directory(repo: &Path) -> PathBuf {
+/// Where what is built lies: `build`, or what `TRILITH_BUILD` says.
+pub fn build_directory(repo: &Path) -> PathBuf {
     std::env::var_os("TRILITH_BUILD").map_or_else(|| repo.join("build"), PathBuf::from)
 }
 

@@ -152,7 +152,8 @@ fn lines(direction: Direction, line: impl Fn(&str) -> String) -> String {
     }
 }
 
-const BRIDGE_NAME: &str = "lan";
+/// The name of the bridge within its namespace.
+pub const BRIDGE_NAME: &str = "lan";
 
 /// No spanning tree and no snooping: the bridge forwards from the first frame on, as a vSwitch does.
 const BRIDGE: &str =

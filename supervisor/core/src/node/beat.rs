@@ -18,17 +18,19 @@ impl Node {
             self.beat_due = now + self.settings.set.lease.heartbeat;
             return;
         }
-        let heartbeat = self.heartbeat(now);
+        let mut heartbeat = self.heartbeat(now);
         let news = self.said.as_ref().is_none_or(|said| is_news(said, &heartbeat));
         if now < self.beat_due && !news {
             return;
         }
+        let answers = std::mem::take(&mut self.following);
         if now >= self.beat_due {
             let every = self.settings.set.lease.heartbeat;
             // Whoever follows waits a little longer than the leader takes.
-            let slack = if std::mem::take(&mut self.following) { longest(every) - every } else { Duration::ZERO };
+            let slack = if answers { longest(every) - every } else { Duration::ZERO };
             self.beat_due = (self.beat_due + every).max(now + every / 2) + slack;
         }
+        heartbeat.routine = answers && !news;
         self.own.counter = heartbeat.counter;
         if self.sent.len() == SENT {
             self.sent.pop_front();
@@ -41,27 +43,17 @@ impl Node {
 
     /// Answers the leader's heartbeat at once, so that its lease is renewed in one round trip and all nodes wake at the same
     /// moments: half the wake-ups of three free rhythms. The leader is the first node that claims a VIP.
-    ///
-    /// A lease needs the answers of a majority only, so nodes that claim nothing take turns: with two of them each answers every
-    /// second heartbeat, a third of all datagrams less. The price: the loss of one of them is noticed two heartbeats later.
     pub(super) fn fall_in(&mut self, now: Time, from: NodeId) {
         let every = self.settings.set.lease.heartbeat;
-        let leads = |n: NodeId| self.claims(n);
-        if self.nodes().find(|n| leads(*n)) != Some(from) {
+        if self.nodes().find(|n| self.claims(*n)) != Some(from) {
             return;
         }
-        let followers = || self.nodes().filter(|n| !leads(*n) && (*n == self.own.me || self.peers[n.0 as usize].live));
-        let turns =
-            if leads(self.own.me) { 1 } else { (followers().count() / (self.majority() - 1)).clamp(1, 2) as u64 };
-        let mine = followers().take_while(|n| *n != self.own.me).count() as u64;
-        let beat = self.peers[from.0 as usize].said().map_or(0, |said| said.counter);
-        // A lost heartbeat must not cost a turn as well.
-        let silent = self.sent.back().is_none_or(|sent| now.since(sent.at) >= every * 3 / 2);
-        if !(beat + mine).is_multiple_of(turns) && !silent {
-            self.beat_due = self.beat_due.max(now + longest(every));
-        } else if now + every / 2 >= self.beat_due {
+        if now + every / 2 >= self.beat_due {
             self.beat_due = now;
             self.following = true;
+        } else {
+            // It has just beaten by itself: the next one goes with the leader's.
+            self.beat_due = now + longest(every);
         }
     }
 
@@ -73,11 +65,6 @@ impl Node {
             self.peers[node.0 as usize].said().filter(|_| self.peers[node.0 as usize].live)
         };
         said.is_some_and(|said| said.vips.iter().any(|vip| vip.claim.is_some()))
-    }
-
-    /// How much later than an owner's the next heartbeat of a node may come: one that claims nothing may be silent for a turn.
-    pub(super) fn turn(&self, node: NodeId) -> Duration {
-        if self.claims(node) { Duration::ZERO } else { self.settings.set.lease.heartbeat }
     }
 
     /// The lease follows the jitter: two and a half heartbeats and twice the jitter, within its bounds.
@@ -104,6 +91,7 @@ impl Node {
         Heartbeat {
             session: self.own.session,
             counter: self.own.counter + 1,
+            routine: false,
             heard,
             fitness: self.fitness,
             drained: self.health.drained,

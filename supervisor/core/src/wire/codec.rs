@@ -107,7 +107,20 @@ impl Heartbeat {
         let (fitness, drained) = fitness.ok_or(WireError::Missing { tag: FITNESS })?;
         let lease = lease.ok_or(WireError::Missing { tag: LEASE })?;
         let ask = ask.flatten();
-        Ok(Heartbeat { session, counter, heard, fitness, drained, mac, fingerprint, version, lease, vips, ask })
+        Ok(Heartbeat {
+            session,
+            counter,
+            routine: false,
+            heard,
+            fitness,
+            drained,
+            mac,
+            fingerprint,
+            version,
+            lease,
+            vips,
+            ask,
+        })
     }
 }
 

@@ -27,6 +27,11 @@ use crate::config::{MAX_NODES, NodeId};
 
 /// Length of a datagram's header in bytes.
 pub const HEADER: usize = 20;
+/// Where its version is, and in the upper bit of it whether the heartbeat is [`Heartbeat::routine`]: said openly, so that the
+/// receiver's kernel can sort by it, and authenticated like all of the header.
+pub const VERSION_AT: usize = 2;
+/// See [`VERSION_AT`].
+pub const ROUTINE: u8 = 0x80;
 
 /// Makes the datagrams of one session of one node.
 pub struct Sealer {
@@ -64,7 +69,8 @@ impl Sealer {
         assert!(self.last.is_none_or(|last| last < counter), "counter {counter} after {:?}", self.last);
         self.last = Some(counter);
         out.clear();
-        out.extend(Header { version: VERSION, sender: self.me.0, session: self.session, counter }.to_bytes());
+        let version = if heartbeat.routine { VERSION | ROUTINE } else { VERSION };
+        out.extend(Header { version, sender: self.me.0, session: self.session, counter }.to_bytes());
         heartbeat.encode(out);
         if self.deaf != 0 {
             codec::encode_deaf(self.deaf, out);
@@ -111,7 +117,7 @@ impl Opener {
         }
         let (header, sealed) = datagram.split_first_chunk::<HEADER>().ok_or(WireError::TooShort { length })?;
         let (cipher, tag) = sealed.split_last_chunk::<TAG>().ok_or(WireError::TooShort { length })?;
-        let Header { sender, session, counter, .. } = Header::from_bytes(header)?;
+        let Header { version, sender, session, counter } = Header::from_bytes(header)?;
         if sender >= self.nodes {
             return Err(WireError::UnknownSender(sender));
         }
@@ -126,7 +132,7 @@ impl Opener {
         }
 
         let stamp = Stamp { header, session, counter };
-        let heartbeat = match cached {
+        let mut heartbeat = match cached {
             Some(cached) => {
                 let heartbeat = stamp.unseal(&cached.key, cipher, tag, &mut self.buffer)?;
                 cached.highest = counter;
@@ -139,6 +145,7 @@ impl Opener {
                 heartbeat
             }
         };
+        heartbeat.routine = version & ROUTINE != 0;
         self.deaf[usize::from(sender)] = codec::deaf(&self.buffer);
         Ok(Authentic { from, heartbeat: Arc::new(heartbeat) })
     }
@@ -221,7 +228,7 @@ impl Header {
     fn to_bytes(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[..2].copy_from_slice(&MAGIC);
-        bytes[2] = self.version;
+        bytes[VERSION_AT] = self.version;
         bytes[3] = self.sender;
         bytes[4..12].copy_from_slice(&self.session.0.to_be_bytes());
         bytes[12..].copy_from_slice(&self.counter.to_be_bytes());
@@ -233,7 +240,7 @@ impl Header {
         if [m0, m1] != MAGIC {
             return Err(WireError::Foreign);
         }
-        if version == 0 {
+        if version & !ROUTINE == 0 {
             return Err(WireError::Version);
         }
         let session = Session(u64::from_be_bytes([s0, s1, s2, s3, s4, s5, s6, s7]));

@@ -210,6 +210,18 @@ fn a_datagram_of_another_set_secret_sender_or_ourselves_is_refused() {
 }
 
 #[test]
+fn routine_is_said_openly_and_authenticated() {
+    let (mut sealer, mut opener) = (sealer(SESSION), opener());
+    let mut out = Vec::new();
+    sealer.seal(&Heartbeat { session: SESSION, counter: 1, routine: true, ..golden() }, &mut out);
+    assert_eq!(out[VERSION_AT], VERSION | ROUTINE);
+    let mut urgent = out.clone();
+    urgent[VERSION_AT] ^= ROUTINE;
+    assert_eq!(opener.open(&urgent), Err(WireError::Forged));
+    assert!(opener.open(&out).expect("it is genuine").heartbeat().routine);
+}
+
+#[test]
 fn a_counter_is_opened_once_and_none_below_it_afterwards() {
     let (mut sealer, mut opener) = (sealer(SESSION), opener());
     let datagrams: Vec<_> = [1, 2, 5].map(|counter| datagram(&mut sealer, SESSION, counter)).into();
@@ -320,6 +332,7 @@ fn golden() -> Heartbeat {
     Heartbeat {
         session: SESSION,
         counter: 42,
+        routine: false,
         heard,
         fitness: Fitness::Degraded(Reason::LinkDown(VipId(1))),
         drained: true,
@@ -493,6 +506,7 @@ impl Random {
         Heartbeat {
             session: Session(self.next()),
             counter: self.next(),
+            routine: false,
             heard: std::array::from_fn(|_| {
                 self.maybe(|random| Echo {
                     session: Session(random.next()),

@@ -17,6 +17,8 @@ pub enum Exit {
     Unreachable = 4,
     /// There was no answer in time; what was asked may yet happen.
     TimedOut = 5,
+    /// The login shell does not run this. (Shells use the same number for what they find but can't execute.)
+    Barred = 126,
 }
 
 impl From<Exit> for ExitCode {

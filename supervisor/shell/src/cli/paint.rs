@@ -1,4 +1,48 @@
-//! Colours and columns for a terminal.
+//! Words with a tone, in columns; and colours for a terminal that has them.
+//!
+//! A view is made once, as [`Line`]s. `trilith status` paints them with escape sequences ([`Paint`]), the console with its own
+//! styles.
+
+/// What a word is to the reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    /// Neither good nor bad.
+    Plain,
+    /// All is well.
+    Good,
+    /// Worth a look.
+    Warn,
+    /// Needs a hand.
+    Bad,
+    /// Headings and names.
+    Bold,
+    /// What the eye may skip.
+    Dim,
+}
+
+/// A word, or a few, with one tone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// The text, on one line.
+    pub text: String,
+    /// Its tone.
+    pub tone: Tone,
+}
+
+/// Words that stand side by side; spaces are words, too.
+pub type Line = Vec<Word>;
+
+impl Word {
+    /// A plain word.
+    pub fn new(text: impl Into<String>) -> Word {
+        Word::toned(Tone::Plain, text)
+    }
+
+    /// A word with a tone.
+    pub fn toned(tone: Tone, text: impl Into<String>) -> Word {
+        Word { text: text.into(), tone }
+    }
+}
 
 /// Paints words, or leaves them as they are.
 #[derive(Clone, Copy, Debug)]
@@ -22,62 +66,56 @@ impl Paint {
     #[cfg(test)]
     pub const ON: Paint = Paint { on: true };
 
+    /// A line as a terminal takes it.
+    pub fn line(self, line: &[Word]) -> String {
+        line.iter().map(|word| self.with(word.tone, &word.text)).collect()
+    }
+
     /// All is well.
     pub fn good(self, text: &str) -> String {
-        self.with("32", text)
+        self.with(Tone::Good, text)
     }
 
     /// Worth a look.
     pub fn warn(self, text: &str) -> String {
-        self.with("33", text)
+        self.with(Tone::Warn, text)
     }
 
     /// Needs a hand.
     pub fn bad(self, text: &str) -> String {
-        self.with("1;31", text)
+        self.with(Tone::Bad, text)
     }
 
     /// Headings.
     pub fn bold(self, text: &str) -> String {
-        self.with("1", text)
+        self.with(Tone::Bold, text)
     }
 
     /// What the eye may skip.
     pub fn dim(self, text: &str) -> String {
-        self.with("2", text)
+        self.with(Tone::Dim, text)
     }
 
-    fn with(self, code: &str, text: &str) -> String {
+    fn with(self, tone: Tone, text: &str) -> String {
+        let code = match tone {
+            Tone::Plain => return text.to_owned(),
+            Tone::Good => "32",
+            Tone::Warn => "33",
+            Tone::Bad => "1;31",
+            Tone::Bold => "1",
+            Tone::Dim => "2",
+        };
         if self.on { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }
 }
 
-/// A word of a table and how it is painted.
-#[derive(Clone, Debug)]
-pub struct Cell {
-    text: String,
-    paint: fn(Paint, &str) -> String,
-}
-
-impl Cell {
-    /// A plain word.
-    pub fn new(text: impl Into<String>) -> Cell {
-        Cell { text: text.into(), paint: |_, text| text.to_owned() }
-    }
-
-    /// A painted word.
-    pub fn painted(text: impl Into<String>, paint: fn(Paint, &str) -> String) -> Cell {
-        Cell { text: text.into(), paint }
-    }
-}
-
-/// Rows of cells under a heading, in columns as wide as they must be; what is too long for `width` is cut.
+/// Rows of words under a heading, in columns as wide as they must be; what is too long for `width` is cut.
 ///
 /// Each row may have a remark, which stands below it.
 #[derive(Debug)]
 pub struct Table {
     heading: Vec<&'static str>,
-    rows: Vec<(Vec<Cell>, Option<Cell>)>,
+    rows: Vec<(Vec<Word>, Option<Word>)>,
 }
 
 impl Table {
@@ -86,17 +124,17 @@ impl Table {
         Table { heading: heading.to_vec(), rows: Vec::new() }
     }
 
-    /// Adds a row: as many cells as the heading has.
-    pub fn row(&mut self, cells: Vec<Cell>, remark: Option<Cell>) {
-        self.rows.push((cells, remark));
+    /// Adds a row: as many words as the heading has.
+    pub fn row(&mut self, words: Vec<Word>, remark: Option<Word>) {
+        self.rows.push((words, remark));
     }
 
     /// The table in lines of at most `width` characters.
-    pub fn lines(&self, width: usize, paint: Paint) -> Vec<String> {
+    pub fn lines(&self, width: usize) -> Vec<Line> {
         let mut widths: Vec<usize> = self.heading.iter().map(|word| count(word)).collect();
-        for (cells, _) in &self.rows {
-            for (width, cell) in widths.iter_mut().zip(cells) {
-                *width = (*width).max(count(&cell.text));
+        for (words, _) in &self.rows {
+            for (width, word) in widths.iter_mut().zip(words) {
+                *width = (*width).max(count(&word.text));
             }
         }
         // The widest column gives way first.
@@ -107,14 +145,14 @@ impl Table {
             }
             *widest -= 1;
         }
-        let heading = self.heading.iter().map(|word| Cell::painted(*word, Paint::dim)).collect::<Vec<_>>();
-        let mut lines = vec![line(&heading, &widths, paint)];
-        for (cells, remark) in &self.rows {
-            lines.push(line(cells, &widths, paint));
+        let heading = self.heading.iter().map(|word| Word::toned(Tone::Dim, *word)).collect::<Vec<_>>();
+        let mut lines = vec![row(&heading, &widths)];
+        for (words, remark) in &self.rows {
+            lines.push(row(words, &widths));
             if let Some(remark) = remark {
                 let indent = INDENT + widths[0] + GAP;
                 for part in wrap(&remark.text, width.saturating_sub(indent).max(NARROWEST)) {
-                    lines.push(format!("{:indent$}{}", "", (remark.paint)(paint, &part)));
+                    lines.push(vec![Word::new(" ".repeat(indent)), Word::toned(remark.tone, part)]);
                 }
             }
         }
@@ -167,17 +205,18 @@ pub fn count(text: &str) -> usize {
     text.chars().count()
 }
 
-fn line(cells: &[Cell], widths: &[usize], paint: Paint) -> String {
-    let mut line = " ".repeat(INDENT);
-    let mut padding = 0;
-    for (cell, width) in cells.iter().zip(widths) {
-        let text = cut(&cell.text, *width);
-        if !text.is_empty() {
-            line.push_str(&" ".repeat(padding));
-            line.push_str(&(cell.paint)(paint, &text));
+fn row(words: &[Word], widths: &[usize]) -> Line {
+    let mut line = Vec::new();
+    let mut padding = INDENT;
+    for (word, width) in words.iter().zip(widths) {
+        let text = cut(&word.text, *width);
+        let filled = count(&text);
+        if filled > 0 {
+            line.push(Word::new(" ".repeat(padding)));
+            line.push(Word { text, tone: word.tone });
             padding = 0;
         }
-        padding += width - count(&text) + GAP;
+        padding += width - filled + GAP;
     }
     line
 }
@@ -193,8 +232,8 @@ mod tests {
     #[test]
     fn a_table_keeps_to_its_width_and_the_widest_column_gives_way() {
         let mut table = Table::new(&["NAME", "WHAT"]);
-        table.row(vec![Cell::new("a"), Cell::new("x".repeat(100))], Some(Cell::new("a remark ".repeat(20))));
-        let lines = table.lines(40, Paint::OFF);
+        table.row(vec![Word::new("a"), Word::new("x".repeat(100))], Some(Word::new("a remark ".repeat(20))));
+        let lines: Vec<String> = table.lines(40).iter().map(|line| Paint::OFF.line(line)).collect();
         assert!(lines.iter().all(|line| count(line) <= 40), "{lines:#?}");
         assert_eq!(lines[0], "  NAME  WHAT");
         assert!(lines[1].starts_with("  a     xxx") && lines[1].ends_with('…'));
@@ -211,7 +250,7 @@ mod tests {
     #[test]
     fn colours_are_put_around_words_and_not_around_padding() {
         let mut table = Table::new(&["A", "B"]);
-        table.row(vec![Cell::painted("x", Paint::good), Cell::new("y")], None);
-        assert_eq!(table.lines(80, Paint::ON)[1], "  \u{1b}[32mx\u{1b}[0m  y");
+        table.row(vec![Word::toned(Tone::Good, "x"), Word::new("y")], None);
+        assert_eq!(Paint::ON.line(&table.lines(80)[1]), "  \u{1b}[32mx\u{1b}[0m  y");
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::status::tests::full;
+use super::testing::full;
 
 #[test]
 fn a_full_status_is_what_the_schema_says() {

@@ -2,18 +2,24 @@
 
 use trilith_core::status::{Flows, NodeStatus, Status, VipStatus};
 
-use super::paint::{Cell, Paint, Table, count, cut, wrap};
+use super::paint::{Line, Table, Tone, Word, count, cut, wrap};
 
 /// The whole view, in lines of at most `width` characters.
-pub fn view(status: &Status, width: usize, paint: Paint) -> Vec<String> {
-    let mut lines = verdict(status, width, paint);
-    section(&mut lines, vips(&status.vips, &status.node, width, paint));
-    section(&mut lines, nodes(&status.nodes, &status.node, width, paint));
-    section(&mut lines, facts(status, width, paint));
+pub fn view(status: &Status, width: usize) -> Vec<Line> {
+    let mut lines = summary(status, width);
+    section(&mut lines, facts(status, width));
     if let Some(flows) = &status.flows {
-        section(&mut lines, backends(flows, width, paint));
+        section(&mut lines, backends(flows, width));
     }
-    section(&mut lines, decisions(status, width, paint));
+    section(&mut lines, decisions(status, width, SHOWN_DECISIONS));
+    lines
+}
+
+/// The verdict, the VIPs and the nodes: what an admin must know first.
+pub fn summary(status: &Status, width: usize) -> Vec<Line> {
+    let mut lines = verdict(status, width);
+    section(&mut lines, vips(&status.vips, &status.node, width));
+    section(&mut lines, nodes(&status.nodes, &status.node, width));
     lines
 }
 
@@ -30,27 +36,29 @@ pub fn span(ms: u64) -> String {
 }
 
 /// One line that says whether a hand is needed; then the alarms, if there are more.
-fn verdict(status: &Status, width: usize, paint: Paint) -> Vec<String> {
+pub fn verdict(status: &Status, width: usize) -> Vec<Line> {
     let fit = status.nodes.iter().filter(|node| node.fitness == "fit" && !node.drained).count();
     let fit = format!("{fit} of {} nodes fit", status.nodes.len());
     let all_fit = status.nodes.iter().all(|node| node.fitness == "fit" && !node.drained);
     let all_owned = status.vips.iter().all(|vip| vip.owner.is_some());
-    let (word, colour): (String, fn(Paint, &str) -> String) = match status.alarms.first() {
-        Some(worst) => (worst.clone(), Paint::bad),
-        None if !all_owned => ("a VIP has no owner".to_owned(), Paint::bad),
-        None if !all_fit => ("serving, with nodes out of service".to_owned(), Paint::warn),
-        None => ("healthy".to_owned(), Paint::good),
+    let (word, tone): (String, Tone) = match status.alarms.first() {
+        Some(worst) => (worst.clone(), Tone::Bad),
+        None if !all_owned => ("a VIP has no owner".to_owned(), Tone::Bad),
+        None if !all_fit => ("serving, with nodes out of service".to_owned(), Tone::Warn),
+        None => ("healthy".to_owned(), Tone::Good),
     };
     let mut lines = Vec::new();
     let text = format!("{word} — {fit}");
     for (place, part) in wrap(&text, width.saturating_sub(count(&status.set) + 2).max(20)).iter().enumerate() {
-        let head =
-            if place == 0 { format!("{}: ", paint.bold(&status.set)) } else { " ".repeat(count(&status.set) + 2) };
-        lines.push(format!("{head}{}", colour(paint, part)));
+        let head = match place {
+            0 => Word::toned(Tone::Bold, format!("{}: ", status.set)),
+            _ => Word::new(" ".repeat(count(&status.set) + 2)),
+        };
+        lines.push(vec![head, Word::toned(tone, part)]);
     }
     for alarm in status.alarms.iter().skip(1) {
         for (place, part) in wrap(alarm, width - 4).iter().enumerate() {
-            lines.push(format!("{}{}", if place == 0 { "  ! " } else { "    " }, paint.bad(part)));
+            lines.push(vec![Word::new(if place == 0 { "  ! " } else { "    " }), Word::toned(Tone::Bad, part)]);
         }
     }
     let seen = format!(
@@ -60,51 +68,51 @@ fn verdict(status: &Status, width: usize, paint: Paint) -> Vec<String> {
         status.fingerprint,
         span(status.uptime_ms)
     );
-    lines.push(paint.dim(&cut(&seen, width)));
+    lines.push(vec![Word::toned(Tone::Dim, cut(&seen, width))]);
     lines
 }
 
-fn vips(vips: &[VipStatus], here: &str, width: usize, paint: Paint) -> Vec<String> {
+fn vips(vips: &[VipStatus], here: &str, width: usize) -> Vec<Line> {
     let mut table = Table::new(&["VIP", "ADDRESS", "OWNER", "EPOCH", "LEASE LEFT"]);
     for vip in vips {
         let owner = match &vip.owner {
-            None => Cell::painted("nobody", Paint::bad),
-            Some(owner) if vip.lone => Cell::painted(format!("{owner} (alone)"), Paint::warn),
-            Some(owner) if owner == here => Cell::painted(format!("{owner} (here)"), Paint::good),
-            Some(owner) => Cell::painted(owner.clone(), Paint::good),
+            None => Word::toned(Tone::Bad, "nobody"),
+            Some(owner) if vip.lone => Word::toned(Tone::Warn, format!("{owner} (alone)")),
+            Some(owner) if owner == here => Word::toned(Tone::Good, format!("{owner} (here)")),
+            Some(owner) => Word::toned(Tone::Good, owner.clone()),
         };
         let lease = vip.lease_left_ms.map(|ms| format!("{ms} ms")).unwrap_or_default();
-        let remark = (!vip.why.is_empty()).then(|| Cell::painted(vip.why.clone(), Paint::dim));
+        let remark = (!vip.why.is_empty()).then(|| Word::toned(Tone::Dim, vip.why.clone()));
         let epoch = vip.epoch.to_string();
         let cells = vec![
-            Cell::painted(vip.name.clone(), Paint::bold),
-            Cell::new(vip.address.clone()),
+            Word::toned(Tone::Bold, vip.name.clone()),
+            Word::new(vip.address.clone()),
             owner,
-            Cell::new(epoch),
-            Cell::new(lease),
+            Word::new(epoch),
+            Word::new(lease),
         ];
         table.row(cells, remark);
     }
-    table.lines(width, paint)
+    table.lines(width)
 }
 
-fn nodes(nodes: &[NodeStatus], here: &str, width: usize, paint: Paint) -> Vec<String> {
+fn nodes(nodes: &[NodeStatus], here: &str, width: usize) -> Vec<Line> {
     let mut table = Table::new(&["NODE", "ADDRESS", "FITNESS", "HEARD", "RING", "ZONE", "VERSION"]);
     for node in nodes {
         let fitness = match node.fitness.as_str() {
-            _ if node.drained => Cell::painted("drained", Paint::warn),
-            "fit" => Cell::painted("fit", Paint::good),
-            "unfit" => Cell::painted("unfit", Paint::bad),
-            other => Cell::painted(other, Paint::warn),
+            _ if node.drained => Word::toned(Tone::Warn, "drained"),
+            "fit" => Word::toned(Tone::Good, "fit"),
+            "unfit" => Word::toned(Tone::Bad, "unfit"),
+            other => Word::toned(Tone::Warn, other),
         };
         let heard = match (node.heard, node.silent_ms) {
-            _ if node.name == here => Cell::painted("this node", Paint::dim),
-            (true, Some(ms)) => Cell::new(format!("{} ago", span(ms))),
-            (true, None) => Cell::new("yes"),
-            (false, Some(ms)) => Cell::painted(format!("silent {}", span(ms)), Paint::bad),
-            (false, None) => Cell::painted("never", Paint::bad),
+            _ if node.name == here => Word::toned(Tone::Dim, "this node"),
+            (true, Some(ms)) => Word::new(format!("{} ago", span(ms))),
+            (true, None) => Word::new("yes"),
+            (false, Some(ms)) => Word::toned(Tone::Bad, format!("silent {}", span(ms))),
+            (false, None) => Word::toned(Tone::Bad, "never"),
         };
-        let ring = if node.in_ring { Cell::new("in") } else { Cell::painted("out", Paint::warn) };
+        let ring = if node.in_ring { Word::new("in") } else { Word::toned(Tone::Warn, "out") };
         let mut remarks = Vec::new();
         if let Some(reason) = &node.reason {
             remarks.push(reason.clone());
@@ -112,22 +120,22 @@ fn nodes(nodes: &[NodeStatus], here: &str, width: usize, paint: Paint) -> Vec<St
         if node.heard && !node.hears_us && node.name != here {
             remarks.push(format!("does not hear {here}: the network is cut in one direction"));
         }
-        let remark = (!remarks.is_empty()).then(|| Cell::painted(remarks.join("; "), Paint::warn));
+        let remark = (!remarks.is_empty()).then(|| Word::toned(Tone::Warn, remarks.join("; ")));
         let cells = vec![
-            Cell::painted(node.name.clone(), Paint::bold),
-            Cell::new(node.address.clone()),
+            Word::toned(Tone::Bold, node.name.clone()),
+            Word::new(node.address.clone()),
             fitness,
             heard,
             ring,
-            Cell::new(node.zone.clone().unwrap_or_default()),
-            Cell::painted(node.version.clone().unwrap_or_default(), Paint::dim),
+            Word::new(node.zone.clone().unwrap_or_default()),
+            Word::toned(Tone::Dim, node.version.clone().unwrap_or_default()),
         ];
         table.row(cells, remark);
     }
-    table.lines(width, paint)
+    table.lines(width)
 }
 
-fn facts(status: &Status, width: usize, paint: Paint) -> Vec<String> {
+fn facts(status: &Status, width: usize) -> Vec<Line> {
     let timers = &status.timers;
     let relay = match (&status.relay.loaded, &status.relay.next) {
         (false, _) => "the rules are not in the kernel".to_owned(),
@@ -160,15 +168,15 @@ fn facts(status: &Status, width: usize, paint: Paint) -> Vec<String> {
     let mut lines = Vec::new();
     for (name, text) in facts {
         for (place, part) in wrap(&text, width - 10).iter().enumerate() {
-            let head = if place == 0 { paint.dim(name) + &" ".repeat(8 - name.len()) } else { " ".repeat(8) };
-            lines.push(format!("  {head}{part}"));
+            let head = format!("  {:<8}", if place == 0 { name } else { "" });
+            lines.push(vec![Word::toned(Tone::Dim, head), Word::new(part)]);
         }
     }
     lines
 }
 
 /// One row a service, in the order in which HAProxy tells them; one word a server.
-fn backends(flows: &Flows, width: usize, paint: Paint) -> Vec<String> {
+fn backends(flows: &Flows, width: usize) -> Vec<Line> {
     let mut services: Vec<&str> = flows.backends.iter().map(|server| server.service.as_str()).collect();
     services.dedup();
     if services.is_empty() {
@@ -179,33 +187,34 @@ fn backends(flows: &Flows, width: usize, paint: Paint) -> Vec<String> {
         let servers: Vec<_> = flows.backends.iter().filter(|server| server.service == service).collect();
         let words: Vec<String> = servers.iter().map(|it| format!("{} {} {}", it.node, it.state, it.current)).collect();
         let up = servers.iter().filter(|server| server.state.starts_with("UP")).count();
-        let colour = match up {
-            0 => Paint::bad,
-            _ if up < servers.len() => Paint::warn,
-            _ => |_, text: &str| text.to_owned(),
+        let tone = match up {
+            0 => Tone::Bad,
+            _ if up < servers.len() => Tone::Warn,
+            _ => Tone::Plain,
         };
-        table.row(vec![Cell::painted(service, Paint::bold), Cell::painted(words.join("   "), colour)], None);
+        table.row(vec![Word::toned(Tone::Bold, service), Word::toned(tone, words.join("   "))], None);
     }
-    table.lines(width, paint)
+    table.lines(width)
 }
 
-fn decisions(status: &Status, width: usize, paint: Paint) -> Vec<String> {
+/// Decisions of the node that answers, newest first, at most `most` of them.
+pub fn decisions(status: &Status, width: usize, most: usize) -> Vec<Line> {
     let mut lines = Vec::new();
-    for decision in status.decisions.iter().rev().take(SHOWN_DECISIONS) {
+    for decision in status.decisions.iter().rev().take(most) {
         for (place, part) in wrap(&decision.text, width - 13).iter().enumerate() {
             let age = if place == 0 { span(decision.ago_ms) } else { String::new() };
-            lines.push(format!("  {}  {part}", paint.dim(&format!("{age:>9}"))));
+            lines.push(vec![Word::toned(Tone::Dim, format!("  {age:>9}  ")), Word::new(part)]);
         }
     }
     if !lines.is_empty() {
-        lines.insert(0, format!("  {}", paint.dim("DECISIONS OF THIS NODE, NEWEST FIRST")));
+        lines.insert(0, vec![Word::toned(Tone::Dim, "  DECISIONS OF THIS NODE, NEWEST FIRST")]);
     }
     lines
 }
 
-fn section(lines: &mut Vec<String>, more: Vec<String>) {
+fn section(lines: &mut Vec<Line>, more: Vec<Line>) {
     if !more.is_empty() {
-        lines.push(String::new());
+        lines.push(Line::new());
         lines.extend(more);
     }
 }
@@ -214,80 +223,18 @@ fn section(lines: &mut Vec<String>, more: Vec<String>) {
 const SHOWN_DECISIONS: usize = 10;
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
+    use super::super::paint::Paint;
     use super::*;
-    use trilith_core::status::{BackendStatus, Channel, DecisionStatus, Relay, Timers};
+    use crate::cli::testing::full;
 
-    /// A status in which every field says something.
-    pub fn full() -> Status {
-        let node = |name: &str, last: u8, silent_ms| NodeStatus {
-            name: name.to_owned(),
-            address: format!("10.77.0.{last}"),
-            zone: Some(format!("host-{last}")),
-            fitness: "fit".to_owned(),
-            reason: None,
-            drained: false,
-            heard: true,
-            hears_us: true,
-            in_ring: true,
-            silent_ms,
-            version: Some("0.1.0".to_owned()),
-            fingerprint: Some("4351b4ee".to_owned()),
-        };
-        let server = |service: &str, node: &str, current| BackendStatus {
-            service: service.to_owned(),
-            node: node.to_owned(),
-            state: "UP".to_owned(),
-            current,
-        };
-        Status {
-            schema: 1,
-            set: "edge-1".to_owned(),
-            node: "a".to_owned(),
-            version: "0.1.0".to_owned(),
-            fingerprint: "4351b4ee".to_owned(),
-            uptime_ms: 93_000_000,
-            vips: vec![
-                VipStatus {
-                    name: "public".to_owned(),
-                    address: "10.77.0.10/24".to_owned(),
-                    owner: Some("a".to_owned()),
-                    why: "granted by a, b and c".to_owned(),
-                    epoch: 7,
-                    lease_left_ms: Some(88),
-                    lone: false,
-                },
-                VipStatus {
-                    name: "public6".to_owned(),
-                    address: "fd77::10/64".to_owned(),
-                    owner: Some("b".to_owned()),
-                    why: "b says so".to_owned(),
-                    epoch: 3,
-                    lease_left_ms: None,
-                    lone: false,
-                },
-            ],
-            nodes: vec![node("a", 11, None), node("b", 12, Some(12)), node("c", 13, Some(21))],
-            timers: Timers { heartbeat_ms: 25, lease_ms: 100, lease_min_ms: 100, lease_max_ms: 500, jitter_ms: 3 },
-            relay: Relay { loaded: true, next: Some("b".to_owned()), last_hop: 2 },
-            alarms: Vec::new(),
-            decisions: vec![
-                DecisionStatus { ago_ms: 92_000_000, text: "hears b".to_owned() },
-                DecisionStatus { ago_ms: 12_400, text: "owns VIP public (epoch 7)".to_owned() },
-            ],
-            flows: Some(Flows {
-                current: 1203,
-                total: 88_120,
-                relayed: 412,
-                backends: vec![server("portal", "a", 401), server("portal", "b", 400), server("echo", "a", 2)],
-            }),
-            channel: Some(Channel { sent: 91_204, detoured: 0, not_sent: 0, received: 91_198, refused: 0 }),
-        }
+    fn plain(lines: &[Line]) -> Vec<String> {
+        lines.iter().map(|line| Paint::OFF.line(line)).collect()
     }
 
     /// `TRILITH_BLESS=1 cargo test -p trilith-shell` records the view anew; its diff is read as a review.
     fn must_look_like(recorded: &str, status: &Status) {
-        let lines = view(status, 80, Paint::OFF);
+        let lines = plain(&view(status, 80));
         assert!(lines.iter().all(|line| count(line) <= 80 && !line.ends_with(' ')), "{lines:#?}");
         let shown = lines.join("\n") + "\n";
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/testdata").join(recorded);
@@ -345,7 +292,7 @@ pub mod tests {
         status.alarms = vec!["alarm ".repeat(60), "x".repeat(200)];
         status.decisions[0].text = "decided ".repeat(50);
         for width in [60, 80, 200] {
-            for line in view(&status, width, Paint::OFF) {
+            for line in plain(&view(&status, width)) {
                 assert!(count(&line) <= width.max(85), "{width}: {line}");
             }
         }

@@ -61,7 +61,7 @@ async fn frames(socket: &Path, json: bool) -> io::Result<()> {
 fn lines(answer: &Result<Response, Unanswered>) -> Vec<String> {
     let (width, paint) = (paint::width(), Paint::for_stdout());
     match answer {
-        Ok(Response::Status(status)) => status::view(status, width, paint),
+        Ok(Response::Status(status)) => status::view(status, width).iter().map(|line| paint.line(line)).collect(),
         other => paint::wrap(judge(other).2, width).iter().map(|line| paint.bad(line)).collect(),
     }
 }

@@ -67,7 +67,7 @@ fn not_running(path: &Path, error: &io::Error) -> Unanswered {
             )
         }
         io::ErrorKind::PermissionDenied => {
-            format!("{} may be opened by root only: try again with sudo", path.display())
+            format!("{} may be opened by root and the group trilith-admin only", path.display())
         }
         _ => format!("reaching the supervisor at {} failed: {error}", path.display()),
     })

@@ -1,18 +1,21 @@
 //! The supervisor's side of the control socket.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, chown};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{ANSWER_WITHIN, Envelope, MAX_CONNECTIONS, MAX_REQUEST, PATIENCE, Request, Response, VERSION};
+use super::peer::{ADMIN_GROUP, Peer, admin_group};
+use super::{ANSWER_WITHIN, MAX_CONNECTIONS, MAX_REQUEST, PATIENCE, Request, Response, read};
 
 /// A request, and where its answer goes. A dropped sender is answered for: the supervisor is going down.
 type Exchange = (Request, oneshot::Sender<Response>);
@@ -23,12 +26,13 @@ type Exchange = (Request, oneshot::Sender<Response>);
 /// # Errors
 /// Another supervisor answers at `path`, or the socket can't be made.
 pub fn start(path: &Path, requests: mpsc::Sender<Exchange>) -> anyhow::Result<()> {
-    let listener = listen(path)?;
-    tokio::spawn(accept(listener, requests));
+    let group = admin_group();
+    let listener = listen(path, group)?;
+    tokio::spawn(accept(listener, group, requests));
     Ok(())
 }
 
-fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+fn listen(path: &Path, group: Option<Gid>) -> anyhow::Result<UnixListener> {
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => bail!("another supervisor answers at {}: see systemctl status trilith", path.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -43,20 +47,37 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     let listener = UnixListener::bind(path);
     umask(before);
     let listener = listener.with_context(|| format!("opening the control socket {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+    let mut mode = 0o600;
+    if let Some(group) = group {
+        // Without CAP_CHOWN it takes a member of the group: SupplementaryGroups= in the supervisor's unit.
+        match chown(path, None, Some(group)) {
+            Ok(()) => mode = 0o660,
+            Err(error) => {
+                tracing::warn!("giving {} to group {ADMIN_GROUP}: {error}; only root may ask", path.display())
+            }
+        }
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .with_context(|| format!("closing the control socket {} to others", path.display()))?;
     Ok(listener)
 }
 
-async fn accept(listener: UnixListener, requests: mpsc::Sender<Exchange>) {
+async fn accept(listener: UnixListener, group: Option<Gid>, requests: mpsc::Sender<Exchange>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
+                let peer = match Peer::of(stream.as_fd(), group) {
+                    Ok(peer) => peer,
+                    Err(error) => {
+                        tracing::warn!("control connection refused: {error}");
+                        continue;
+                    }
+                };
                 let requests = requests.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, &requests).await {
+                    if let Err(error) = serve(stream, peer, &requests).await {
                         tracing::debug!("control connection ended: {error}");
                     }
                     drop(place);
@@ -72,7 +93,7 @@ async fn accept(listener: UnixListener, requests: mpsc::Sender<Exchange>) {
 }
 
 /// Serves one connection until its end, its silence, or a line that can't be read.
-async fn serve(stream: UnixStream, requests: &mpsc::Sender<Exchange>) -> io::Result<()> {
+async fn serve(stream: UnixStream, peer: Peer, requests: &mpsc::Sender<Exchange>) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
@@ -85,7 +106,7 @@ async fn serve(stream: UnixStream, requests: &mpsc::Sender<Exchange>) -> io::Res
         }
         let whole = line.last() == Some(&b'\n');
         let response = match whole {
-            true => respond(&line, requests).await,
+            true => respond(&line, peer, requests).await,
             false => invalid(format!("a request is one line of at most {MAX_REQUEST} bytes")),
         };
         let mut bytes = serde_json::to_vec(&response)?;
@@ -97,16 +118,22 @@ async fn serve(stream: UnixStream, requests: &mpsc::Sender<Exchange>) -> io::Res
     }
 }
 
-async fn respond(line: &[u8], requests: &mpsc::Sender<Exchange>) -> Response {
-    let request = match serde_json::from_slice::<Envelope>(line) {
-        Ok(Envelope { version: VERSION, request }) => request,
-        Ok(Envelope { version, .. }) => {
-            return invalid(format!(
-                "the supervisor speaks version {VERSION}, not {version}: restart it after an upgrade"
-            ));
-        }
-        Err(error) => return invalid(format!("the request is not understood: {error}")),
+async fn respond(line: &[u8], peer: Peer, requests: &mpsc::Sender<Exchange>) -> Response {
+    let request = match read(line) {
+        Ok(request) => request,
+        Err(response) => return response,
     };
+    if request == Request::Status {
+        return put(request, requests).await;
+    }
+    let asked = format!("uid {} (pid {}) asked to {request}", peer.uid, peer.pid);
+    let response = put(request, requests).await;
+    tracing::info!("{asked}: {}", response.text());
+    response
+}
+
+/// Puts a request to the supervisor and waits for its answer.
+async fn put(request: Request, requests: &mpsc::Sender<Exchange>) -> Response {
     let (sender, receiver) = oneshot::channel();
     let answered = async {
         requests.send((request, sender)).await.ok()?;
@@ -135,6 +162,7 @@ mod tests {
     use super::super::client::{Unanswered, ask};
     use super::*;
     use std::io::{BufRead, Write};
+    use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
     use std::time::Duration;
 
@@ -186,11 +214,14 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_request_is_answered_and_only_root_may_ask() {
+    async fn a_request_is_answered_and_only_root_and_the_admins_may_ask() {
         let socket = Socket::new("answered");
         echo(&socket).await;
-        let mode = std::fs::metadata(&socket.0).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let file = std::fs::metadata(&socket.0).unwrap();
+        match admin_group() {
+            Some(group) => assert_eq!((file.mode() & 0o777, file.gid()), (0o660, group.as_raw())),
+            None => assert_eq!(file.mode() & 0o777, 0o600),
+        }
         let request = Request::VipMove { vip: "public".to_owned(), node: "b".to_owned() };
         let answer = asked(&socket, request).await.unwrap();
         assert_eq!(answer, Response::done("VipMove { vip: \"public\", node: \"b\" }".to_owned()));

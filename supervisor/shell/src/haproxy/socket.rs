@@ -83,7 +83,12 @@ impl Master {
     /// What the worker counts. `relayed` is not HAProxy's to know and stays 0.
     pub async fn flows(&self) -> Result<Flows, Failure> {
         // All proxies; frontends (1) and servers (4); all of them.
-        Ok(parse_flows(&self.ask("@1 show stat -1 5 -1", ANSWER_TIMEOUT).await?))
+        Ok(parse_flows(&self.show_stat().await?))
+    }
+
+    /// What the worker counts, as it says it.
+    pub async fn show_stat(&self) -> Result<String, Failure> {
+        self.ask("@1 show stat -1 5 -1", ANSWER_TIMEOUT).await
     }
 
     async fn ask(&self, line: &str, patience: Duration) -> Result<String, Failure> {
@@ -126,7 +131,7 @@ pub fn alerts(output: &str) -> String {
 }
 
 /// Reads `show stat`: comma-separated, its columns named in the first line. Rows that make no sense are left out.
-fn parse_flows(csv: &str) -> Flows {
+pub fn parse_flows(csv: &str) -> Flows {
     let mut flows = Flows::default();
     let mut lines = csv.lines();
     let header = lines.next().unwrap_or_default().trim_start_matches("# ");

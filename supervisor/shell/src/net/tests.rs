@@ -14,7 +14,7 @@ use trilith_core::event::{Event, Probe};
 use super::{Kernel, LOOPBACK, Watch};
 use crate::neighbour::Neighbour;
 use crate::relay;
-use lab::{Connected, LIFETIME, Lab, PORT, Place, V4, V6, settings};
+use lab::{Connected, LIFETIME, Lab, PORT, Place, V4, V6, settings, until};
 
 #[tokio::test]
 async fn connections_live_on_while_both_vips_move() {
@@ -34,13 +34,13 @@ async fn moves(syncookies: u8) {
     lab.ring(&[0, 1, 2]).await;
     lab.give(0).await;
     let load = lab.load(25).await;
-    sleep(Duration::from_millis(200)).await;
+    load.goes_on().await;
     assert_eq!(lab.relayed().await, 0, "a node knows its own connections, half-open ones and cookies");
     for owner in [1, 2, 0, 2, 1, 0] {
-        sleep(Duration::from_millis(200)).await;
+        load.goes_on().await;
         lab.hand_over(owner).await;
     }
-    sleep(Duration::from_millis(200)).await;
+    load.goes_on().await;
     let relayed: u64 = lab.relayed().await;
     let seen = load.end().await;
     assert_eq!((seen.broken, seen.refused), (0, 0), "{seen:?}");
@@ -60,7 +60,7 @@ async fn connections_of_a_dead_node_are_reset_and_those_of_others_are_not() {
     }
     lab.hand_over(2).await;
     let others = lab.load(5).await;
-    sleep(Duration::from_millis(100)).await;
+    others.goes_on().await;
     lab.hand_over(0).await;
     lab.cut(1, true).await;
     lab.ring(&[0, 2]).await;
@@ -115,9 +115,11 @@ async fn a_vip_is_never_the_source_address_and_comes_back_to_lo_when_somebody_re
     }
     place.run("ip address del 10.77.0.10/32 dev lo").await;
     place.run("ip address del fd77::10/128 dev lo").await;
-    sleep(Duration::from_millis(100)).await;
-    let shown = place.run("ip address show dev lo").await;
-    assert!(shown.contains("10.77.0.10/32") && shown.contains("fd77::10/128"), "{shown}");
+    until("both are on lo again", async || {
+        let shown = place.run("ip address show dev lo").await;
+        (shown.contains("10.77.0.10/32") && shown.contains("fd77::10/128")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -161,10 +163,12 @@ async fn icmp_errors_find_the_node_that_has_the_connection() {
         let from = connection.0.local_addr().unwrap();
         lab.hand_over(2).await;
         lab.client.on(async move { complain(to, from) }).await;
-        sleep(Duration::from_millis(100)).await;
-        // It found the connection, but quotes a sequence number that this has never had: TCP's own protection (RFC 5927).
-        let counter = lab.nodes[0].place.run("nstat -az TcpExtOutOfWindowIcmps").await;
-        assert_eq!(counter.split_whitespace().nth(2), Some(complaints), "{counter}");
+        // It finds the connection, but quotes a sequence number that this has never had: TCP's own protection (RFC 5927).
+        until("the error is at the node that has the connection", async || {
+            let counter = lab.nodes[0].place.run("nstat -az TcpExtOutOfWindowIcmps").await;
+            (counter.split_whitespace().nth(2) == Some(complaints)).then_some(())
+        })
+        .await;
         connection.echo().await.unwrap();
         lab.hand_over(0).await;
     }
@@ -206,9 +210,13 @@ fn complain(vip: SocketAddr, client: SocketAddr) {
 async fn a_renewal_wakes_nobody() {
     let mut lab = Lab::up().await;
     lab.give(0).await;
-    // The kernel adds the route of an IPv6 address to itself a little later.
-    sleep(Duration::from_millis(200)).await;
-    let watch = lab.nodes[0].place.on(async { Watch::open().unwrap() }).await;
+    // The kernel adds the route of an IPv6 address to itself a little later: it has when nothing changes any more.
+    let settled = async {
+        let watch = Watch::open().unwrap();
+        while timeout(Duration::from_millis(300), watch.changed()).await.is_ok() {}
+        watch
+    };
+    let watch = lab.nodes[0].place.on(settled).await;
     for _ in 0..3 {
         for vip in [V4, V6] {
             lab.does(0, Command::Hold { vip, lifetime: LIFETIME }).await.unwrap();
@@ -223,9 +231,11 @@ async fn a_renewal_wakes_nobody() {
 async fn gateway_and_kernels_answer_while_their_link_is_up() {
     let mut lab = Lab::up().await;
     assert!(lab.probe(0, Probe::Gateway).await, "there is none that could be lost");
-    lab.nodes[0].place.run("ip route add default via 10.77.0.1").await;
-    sleep(Duration::from_millis(50)).await;
-    assert!(lab.probe(0, Probe::Gateway).await);
+    lab.nodes[0].place.run("ip route add default via 10.77.0.99").await;
+    let patience = Duration::from_secs(10);
+    timeout(patience, async { while lab.probe(0, Probe::Gateway).await {} }).await.expect("nobody is at that address");
+    lab.nodes[0].place.run("ip route replace default via 10.77.0.1").await;
+    timeout(patience, async { while !lab.probe(0, Probe::Gateway).await {} }).await.expect("the new gateway answers");
     assert!(lab.probe(0, Probe::Gateway).await, "asked by unicast now");
     assert!(lab.probe(0, Probe::Kernel(NodeId(1))).await);
     lab.switch.run("ip link set pclient down").await;

@@ -10,9 +10,7 @@ use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use trilith_core::config::NodeId;
-use trilith_core::wire::{HEADER, MAX_DATAGRAM, Session};
-
-use super::LOBBY;
+use trilith_core::wire::{HEADER, MAX_DATAGRAM, ROUTINE, Session, VERSION_AT};
 
 /// Binds the port alone for a moment: nobody else may have it.
 ///
@@ -33,25 +31,61 @@ pub(super) fn try_alone(own: SocketAddr) -> anyhow::Result<()> {
     }
 }
 
-/// The lobby and one socket for each node, all bound to `own`. Everything goes to the lobby until [`steer`] is called.
-///
-/// # Errors
-///
-/// What the kernel refuses, and to what end it was asked.
-pub(super) fn sockets(own: SocketAddr, me: NodeId, nodes: &[SocketAddr]) -> anyhow::Result<Vec<UdpSocket>> {
-    let filter = filter(me, nodes);
-    let mut sockets = Vec::new();
-    for index in 0..=nodes.len() {
-        let socket = plain(own)?;
-        socket.set_reuse_port(true).context("SO_REUSEPORT")?;
-        socket.set_recv_buffer_size(if index == LOBBY { LOBBY_BYTES } else { QUEUE_BYTES }).context("SO_RCVBUF")?;
-        // Before the socket is bound, so that nothing unfiltered can be in its queue.
-        attach(&socket, libc::SO_ATTACH_FILTER, &filter).context("SO_ATTACH_FILTER")?;
-        socket.bind(&own.into()).with_context(|| format!("bind to {own}"))?;
-        sockets.push(UdpSocket::from_std(socket.into()).context("register with the event loop")?);
+/// All sockets of the peer port. Their order of binding is their number in [`program`].
+pub(super) struct Sockets {
+    /// The lobby, then one for each node by [`NodeId`] (the one of this node is idle): a datagram here wakes the supervisor.
+    pub(super) waking: Vec<UdpSocket>,
+    /// One for each node: what is routine waits here.
+    pub(super) routine: Vec<std::net::UdpSocket>,
+}
+
+/// Index of the lobby in [`Sockets::waking`]. It must be 0, which is also what a BPF program returns that reads past a
+/// datagram's end.
+pub(super) const LOBBY: usize = 0;
+
+impl Sockets {
+    /// Everything goes to the lobby until [`Sockets::steer`] is called.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel refuses, and to what end it was asked.
+    pub(super) fn bind(own: SocketAddr, me: NodeId, nodes: &[SocketAddr]) -> anyhow::Result<Sockets> {
+        let filter = filter(me, nodes);
+        let bind = |room: usize| -> anyhow::Result<std::net::UdpSocket> {
+            let socket = plain(own)?;
+            socket.set_reuse_port(true).context("SO_REUSEPORT")?;
+            socket.set_recv_buffer_size(room).context("SO_RCVBUF")?;
+            // Before the socket is bound, so that nothing unfiltered can be in its queue.
+            attach(&socket, libc::SO_ATTACH_FILTER, &filter).context("SO_ATTACH_FILTER")?;
+            socket.bind(&own.into()).with_context(|| format!("bind to {own}"))?;
+            Ok(socket.into())
+        };
+        let waking = (0..=nodes.len()).map(|index| {
+            let socket = bind(if index == LOBBY { LOBBY_BYTES } else { QUEUE_BYTES })?;
+            UdpSocket::from_std(socket).context("register with the event loop")
+        });
+        let waking = waking.collect::<anyhow::Result<_>>()?;
+        let routine = nodes.iter().map(|_| bind(QUEUE_BYTES)).collect::<anyhow::Result<_>>()?;
+        let sockets = Sockets { waking, routine };
+        sockets.steer(&[], false).context("SO_ATTACH_REUSEPORT_CBPF")?;
+        Ok(sockets)
     }
-    steer(&sockets[LOBBY], &[]).context("SO_ATTACH_REUSEPORT_CBPF")?;
-    Ok(sockets)
+
+    /// From now on the datagrams of these sessions, by [`NodeId`], go to the queues of their sender and all others to the
+    /// lobby. Routine ones wake nobody if they `may_wait`.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(super) fn steer(&self, sessions: &[Option<Session>], may_wait: bool) -> io::Result<()> {
+        let routine = if may_wait { self.waking.len() } else { LOBBY + 1 };
+        attach(&self.waking[LOBBY], libc::SO_ATTACH_REUSEPORT_CBPF, &program(sessions, routine))
+    }
+
+    /// How many datagrams the kernel has dropped: filtered, or no room.
+    pub(super) fn thrown_away(&self) -> u64 {
+        self.waking.iter().map(thrown_away).sum::<u64>() + self.routine.iter().map(thrown_away).sum::<u64>()
+    }
 }
 
 /// A socket that sends from `own`'s address with the highest priority; not bound yet.
@@ -76,17 +110,7 @@ pub(super) fn plain(own: SocketAddr) -> anyhow::Result<Socket> {
     Ok(socket)
 }
 
-/// From now on the datagrams of these sessions, by [`NodeId`], go to the queue of their sender and all others to the lobby.
-///
-/// # Errors
-///
-/// What the kernel says.
-pub(super) fn steer(lobby: &UdpSocket, sessions: &[Option<Session>]) -> io::Result<()> {
-    attach(lobby, libc::SO_ATTACH_REUSEPORT_CBPF, &program(sessions))
-}
-
-/// How many datagrams the kernel has dropped at this socket: filtered, or no room.
-pub(super) fn thrown_away(socket: &UdpSocket) -> u64 {
+fn thrown_away(socket: &impl AsRawFd) -> u64 {
     let mut memory = [0_u32; SK_MEMINFO_VARS];
     let mut length = size_of_val(&memory) as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into `memory`, which is as long.
@@ -102,19 +126,23 @@ pub(super) fn thrown_away(socket: &UdpSocket) -> u64 {
     if result == 0 { memory[libc::SK_MEMINFO_DROPS as usize].into() } else { 0 }
 }
 
-/// Which socket of the group gets a datagram. Offsets count from the payload (`net/core/sock_reuseport.c`).
-fn program(sessions: &[Option<Session>]) -> Vec<libc::sock_filter> {
+/// Which socket of the group gets a datagram, where those for `routine` ones begin. Offsets count from the payload
+/// (`net/core/sock_reuseport.c`).
+fn program(sessions: &[Option<Session>], routine: usize) -> Vec<libc::sock_filter> {
     let mut code = Vec::new();
     for (node, session) in sessions.iter().enumerate() {
         if let Some(Session(session)) = session {
             code.extend([
                 op(LOAD_BYTE, 0, 0, SENDER_AT),
-                op(IF_EQUAL, 0, 5, node as u32),
+                op(IF_EQUAL, 0, 8, node as u32),
                 op(LOAD_WORD, 0, 0, SESSION_AT),
-                op(IF_EQUAL, 0, 3, (session >> 32) as u32),
+                op(IF_EQUAL, 0, 6, (session >> 32) as u32),
                 op(LOAD_WORD, 0, 0, SESSION_AT + 4),
-                op(IF_EQUAL, 0, 1, *session as u32),
-                op(RETURN, 0, 0, 1 + node as u32),
+                op(IF_EQUAL, 0, 4, *session as u32),
+                op(LOAD_BYTE, 0, 0, VERSION_AT as u32),
+                op(IF_ANY_OF, 0, 1, ROUTINE.into()),
+                op(RETURN, 0, 0, (routine + node) as u32),
+                op(RETURN, 0, 0, (LOBBY + 1 + node) as u32),
             ]);
         }
     }
@@ -197,6 +225,7 @@ const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
 const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const LOAD_LENGTH: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_LEN;
 const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const IF_ANY_OF: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
 const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const IF_MORE: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;

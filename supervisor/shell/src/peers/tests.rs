@@ -28,7 +28,7 @@ async fn a_heartbeat_reaches_both_other_nodes() {
     own_network();
     let settings = settings(21_000);
     let mut nodes = [node(&settings, A), node(&settings, B), node(&settings, C)];
-    nodes[0].beat().await;
+    nodes[0].beat();
     for (at, expected) in [(1, true), (2, true), (0, false)] {
         let heard = nodes[at].next_peer().await;
         assert_eq!(heard.map(|(from, heartbeat)| (from, heartbeat.counter)), expected.then_some((A, 1)), "node {at}");
@@ -45,14 +45,50 @@ async fn a_peer_that_restarts_is_heard_in_its_new_session() {
     for _ in 0..3 {
         let mut a = node(&settings, A);
         for _ in 0..3 {
-            a.beat().await;
+            a.beat();
             let (from, heartbeat) = b.next_peer().await.expect("a is heard");
             assert_eq!((from, heartbeat.session), (A, a.session));
-            b.beat().await;
+            b.beat();
         }
         a.end().await;
     }
     assert_eq!(b.handle.stats().received, 9);
+}
+
+#[tokio::test]
+async fn what_is_routine_wakes_nobody_and_is_there_when_something_else_does() {
+    own_network();
+    let settings = settings(21_020);
+    let (mut a, mut b) = (node(&settings, A), node(&settings, B));
+    greet(&mut a, &mut b).await;
+    a.routine();
+    assert!(b.next_peer().await.is_none(), "nobody polls that queue");
+    b.handle.catch_up();
+    assert_eq!(b.next_peer().await.map(|(_, heartbeat)| (heartbeat.counter, heartbeat.routine)), Some((2, true)));
+    a.routine();
+    a.beat();
+    let counters =
+        [b.next_peer().await, b.next_peer().await].map(|heard| heard.map(|(_, heartbeat)| heartbeat.counter));
+    assert_eq!(counters, [Some(3), Some(4)], "the one that waited comes first");
+}
+
+#[tokio::test]
+async fn nothing_waits_any_more_once_a_stranger_writes_into_that_queue() {
+    own_network();
+    let settings = settings(21_030);
+    let (mut a, mut b) = (node(&settings, A), node(&settings, B));
+    greet(&mut a, &mut b).await;
+    let mut forged = vec![0; 100];
+    forged[..4].copy_from_slice(b"TL\x81\0");
+    forged[4..12].copy_from_slice(&a.session.0.to_be_bytes());
+    forged[12..20].fill(1);
+    let stranger = UdpSocket::bind("127.0.0.11:0").expect("bind");
+    stranger.set_ttl(255).expect("ttl");
+    stranger.send_to(&forged, "127.0.0.12:21030").expect("it is sent");
+    b.handle.catch_up();
+    assert_eq!(b.handle.stats().forged, 1);
+    a.routine();
+    assert!(b.next_peer().await.is_some(), "routine or not, it wakes");
 }
 
 #[tokio::test]
@@ -187,7 +223,7 @@ async fn a_peer_that_starts_under_a_flood_gets_in() {
     let start = Instant::now();
     while tries < 1000 {
         tries += 1;
-        a.beat().await;
+        a.beat();
         if tokio::time::timeout(PACE, b.next_peer()).await.is_ok_and(|heard| heard.is_some()) {
             break;
         }
@@ -262,7 +298,7 @@ async fn beat_for_two_seconds(me: NodeId) -> Stats {
     let mut node = node(&settings, me);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(2) {
-        node.beat().await;
+        node.beat();
         let _ = tokio::time::timeout(PACE, node.next_peer()).await;
     }
     node.handle.stats()
@@ -278,17 +314,23 @@ struct Node {
 }
 
 impl Node {
-    async fn beat(&mut self) {
+    fn beat(&mut self) {
+        self.send(false);
+    }
+
+    fn routine(&mut self) {
+        self.send(true);
+    }
+
+    fn send(&mut self, routine: bool) {
         self.counter += 1;
-        let heartbeat = Heartbeat { heard: self.heard, ..heartbeat(self.session, self.counter) };
-        self.handle.commands.send(Command::Broadcast(Arc::new(heartbeat))).await.expect("the channel runs");
-        // Until the channel's task has had its turn.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        let heartbeat = Heartbeat { routine, heard: self.heard, ..heartbeat(self.session, self.counter) };
+        self.handle.broadcast(&heartbeat);
     }
 
     /// Ends once the port is free.
     async fn end(self) {
-        let sockets = Arc::downgrade(&self.handle.sockets);
+        let sockets = Arc::downgrade(&self.handle.channel);
         drop(self.handle);
         while sockets.upgrade().is_some() {
             tokio::task::yield_now().await;
@@ -314,15 +356,15 @@ fn node(settings: &Settings, me: NodeId) -> Node {
 
 /// Lets `b` hear `a` and steer its session.
 async fn greet(a: &mut Node, b: &mut Node) {
-    a.beat().await;
+    a.beat();
     b.next_peer().await.expect("it is heard");
-    b.beat().await;
+    b.beat();
 }
 
 async fn beat_and_count(a: &mut Node, b: &mut Node, count: u32) -> u32 {
     let mut heard = 0;
     for _ in 0..count {
-        a.beat().await;
+        a.beat();
         let counter = a.counter;
         let got =
             async { while b.next_peer().await.is_some_and(|(from, beat)| (from, beat.counter) != (A, counter)) {} };
@@ -335,6 +377,7 @@ fn heartbeat(session: Session, counter: u64) -> Heartbeat {
     Heartbeat {
         session,
         counter,
+        routine: false,
         heard: [None; MAX_NODES],
         fitness: Fitness::Fit,
         drained: false,

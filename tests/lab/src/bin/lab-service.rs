@@ -6,6 +6,7 @@
 //! | `GET /healthz` | `ok` |
 //! | `GET /bytes/N` | N bytes, at most 10 GB |
 //! | `GET /slow/MS` | the node's name after MS milliseconds, at most 60,000 |
+//! | `GET /proc/uptime`, `/proc/meminfo` | what the node's kernel says there |
 //!
 //! One thread per connection, with small stacks: the laboratory opens a few thousand.
 
@@ -91,6 +92,9 @@ fn answer(stream: &mut TcpStream, request: &Request, node: &str) -> Result<()> {
     match request.path.as_str() {
         "/" => whole(stream, "200 OK", &format!("{node}\n"), node, request.close),
         "/healthz" => whole(stream, "200 OK", "ok\n", node, request.close),
+        file @ ("/proc/uptime" | "/proc/meminfo") => {
+            whole(stream, "200 OK", &std::fs::read_to_string(file)?, node, request.close)
+        }
         _ => whole(stream, "404 Not Found", "no such page\n", node, request.close),
     }
 }

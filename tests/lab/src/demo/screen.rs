@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use terminal_size::{Height, Width, terminal_size};
+use trilith_shell::cli::paint::Paint;
 
 use super::stage::{Moment, NEW_PER_S, NodeView, Seen, Stage, Trouble};
 use super::table::Row;
@@ -194,42 +195,6 @@ fn answered(moments: &[Moment], paint: Paint) -> String {
 fn put(text: &str) {
     let mut out = stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// Colours, on a terminal that is not asked to go without (no-color.org).
-#[derive(Debug, Clone, Copy)]
-pub struct Paint(bool);
-
-impl Paint {
-    fn for_stdout() -> Paint {
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        Paint(stdout().is_terminal() && !refused && !dumb)
-    }
-
-    pub fn good(self, text: &str) -> String {
-        self.with("32", text)
-    }
-
-    pub fn warn(self, text: &str) -> String {
-        self.with("33", text)
-    }
-
-    pub fn bad(self, text: &str) -> String {
-        self.with("1;31", text)
-    }
-
-    pub fn bold(self, text: &str) -> String {
-        self.with("1", text)
-    }
-
-    pub fn dim(self, text: &str) -> String {
-        self.with("2", text)
-    }
-
-    fn with(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
 }
 
 const BARS: [&str; 8] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];

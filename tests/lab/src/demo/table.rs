@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::screen::Paint;
+use trilith_shell::cli::paint::Paint;
+
 use super::stage::Seen;
 
 /// One act.

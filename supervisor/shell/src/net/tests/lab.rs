@@ -211,6 +211,7 @@ impl Lab {
                         match connection.echo_of(size).await {
                             Ok(took) => {
                                 seen.stall_us.fetch_max(took.as_micros() as u64, Ordering::Relaxed);
+                                seen.echoes.fetch_add(1, Ordering::Relaxed);
                             }
                             Err(_) => {
                                 seen.broken.fetch_add(1, Ordering::Relaxed);
@@ -238,6 +239,19 @@ impl Lab {
     }
 }
 
+/// Waits for what `look` is to find, 10 s at most.
+pub async fn until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    let found = timeout(Duration::from_secs(10), async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    found.await.unwrap_or_else(|_| panic!("not within 10 s: {what}"))
+}
+
 pub struct Load(Arc<Tally>);
 
 #[derive(Default)]
@@ -247,6 +261,7 @@ struct Tally {
     broken: AtomicU32,
     refused: AtomicU32,
     opened: AtomicU32,
+    echoes: AtomicU32,
     stall_us: AtomicU64,
 }
 
@@ -260,6 +275,14 @@ pub struct Seen {
 }
 
 impl Load {
+    /// Waits until every long-lived connection has had some echoes more, and some new ones were opened.
+    pub async fn goes_on(&self) {
+        let count = || (self.0.echoes.load(Ordering::Relaxed), self.0.opened.load(Ordering::Relaxed));
+        let (echoes, opened) = count();
+        let enough = || count().0 >= echoes + 5 * self.0.running.load(Ordering::Relaxed) && count().1 >= opened + 10;
+        until("the load goes on", async || enough().then_some(())).await;
+    }
+
     pub async fn end(self) -> Seen {
         self.0.end.store(true, Ordering::Relaxed);
         while self.0.running.load(Ordering::Relaxed) > 0 {

@@ -1,0 +1,51 @@
+//! `/init` of the appliance's initrd: the way from the kernel to systemd in a verified root, and nothing else.
+//!
+//! ```text
+//! kernel ─▶ mount /proc /sys /dev ─▶ load the drivers of the disks that are there
+//!        ─▶ wait for the two partitions that the root hash names ─▶ dm-verity ─▶ erofs, read-only
+//!        ─▶ /etc under a layer in memory, /var in memory ─▶ that becomes `/` ─▶ systemd
+//! ```
+//!
+//! There is no shell to fall into. What goes wrong is said on every console, with what to do about it, and the machine
+//! starts anew after [`REBOOT_AFTER`]: the boot loader counts the attempts and takes the other slot when they are used up.
+
+mod command_line;
+mod device_mapper;
+mod disk;
+mod fault;
+mod gpt;
+mod modules;
+mod root;
+mod uevent;
+mod verity;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use nix::sys::reboot::{RebootMode, reboot};
+
+use crate::fault::{Result, say};
+
+fn main() {
+    let Err(fault) = start();
+    say(&format!("the system cannot be started: {fault}"));
+    say(&format!("next: {}; the machine starts anew in {} s", fault.mend, REBOOT_AFTER.as_secs()));
+    std::thread::sleep(REBOOT_AFTER);
+    // When that fails, PID 1 ends, the kernel panics, and `panic=` on its command line starts the machine anew.
+    let _ = reboot(RebootMode::RB_AUTOBOOT);
+}
+
+/// Becomes systemd.
+fn start() -> Result<Infallible> {
+    root::mount_kernel_file_systems()?;
+    let command_line = fault::read("/proc/cmdline")?;
+    let hash = command_line::root_hash(&command_line)?;
+    let mut modules = modules::Modules::read()?;
+    let partitions = disk::wait_for(&hash, &mut modules)?;
+    let device = verity::open(&hash, &partitions, &mut modules)?;
+    root::mount_root(&device, &mut modules)?;
+    root::switch()
+}
+
+/// Time to read a message on a console before the machine starts anew.
+const REBOOT_AFTER: Duration = Duration::from_secs(15);

@@ -1,0 +1,119 @@
+//! Where answers may come from, and how they are found.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::yaml::Node;
+
+pub mod disks;
+pub mod guestinfo;
+pub mod kvp;
+pub mod ovf;
+pub mod seed;
+pub mod smbios;
+
+/// What a source holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Documents {
+    /// The source in words, such as `NoCloud on /dev/sr0`.
+    pub source: String,
+    /// Who this machine is: `instance-id`, `local-hostname`, `public-keys`; the first document that says it counts.
+    pub meta: Vec<Document>,
+    /// What is asked for; a later document overrides an earlier one key by key.
+    pub user: Vec<Document>,
+    /// The network.
+    pub network: Option<Document>,
+}
+
+/// One document under the name that it has in messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// Such as `user-data`.
+    pub name: String,
+    /// What is in it.
+    pub content: Content,
+}
+
+/// A document's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// As it was found.
+    Bytes(Vec<u8>),
+    /// Read already, as part of another document.
+    Tree(Node),
+}
+
+impl Document {
+    /// A document as it was found.
+    pub fn new(name: &str, bytes: Vec<u8>) -> Document {
+        Document { name: name.to_owned(), content: Content::Bytes(bytes) }
+    }
+}
+
+/// Looks for answers on this machine: the documents of the first source that has any, and what went wrong on the way.
+///
+/// With `wait`, a device that is not there yet is waited for, for at most [`LATEST`].
+pub fn look(wait: bool) -> (Option<Documents>, Vec<String>) {
+    let mut problems = Vec::new();
+    let found = look_once(&mut problems);
+    if found.is_some() || !wait {
+        return (found, problems);
+    }
+    settle();
+    problems.clear();
+    let found = look_once(&mut problems);
+    (found, problems)
+}
+
+/// The sources in their order: labelled disks first, since somebody attached them on purpose.
+fn look_once(problems: &mut Vec<String>) -> Option<Documents> {
+    let volumes = disks::volumes();
+    let (labelled, others): (Vec<_>, Vec<_>) = volumes.iter().partition(|volume| volume.is_labelled());
+    let hints = smbios::hints(&dmi("product_serial"));
+    let found = from_volumes(&labelled, problems)
+        .or_else(|| smbios::seed(hints.as_ref()?, problems))
+        .or_else(|| from_vmware(problems))
+        .or_else(|| from_volumes(&others, problems))
+        .or_else(|| kvp::documents(&fs::read(kvp::POOL).ok()?));
+    match (found, hints.as_ref().and_then(smbios::documents)) {
+        (Some(mut found), Some(hinted)) => {
+            found.meta.extend(hinted.meta);
+            Some(found)
+        }
+        (found, hinted) => found.or(hinted),
+    }
+}
+
+fn from_volumes(volumes: &[&disks::Volume], problems: &mut Vec<String>) -> Option<Documents> {
+    volumes.iter().find_map(|volume| match disks::read(volume) {
+        Ok(documents) => documents,
+        Err(error) => {
+            problems.push(format!("{error:#}"));
+            None
+        }
+    })
+}
+
+fn from_vmware(problems: &mut Vec<String>) -> Option<Documents> {
+    if !dmi("sys_vendor").starts_with("VMware") {
+        return None;
+    }
+    guestinfo::documents(guestinfo::ask, problems)
+}
+
+/// A word of the firmware about this machine; empty when it has none.
+fn dmi(name: &str) -> String {
+    fs::read_to_string(Path::new("/sys/class/dmi/id").join(name)).unwrap_or_default()
+}
+
+/// Waits until udev has handled what the kernel has found so far.
+fn settle() {
+    let timeout = format!("--timeout={}", LATEST.as_secs());
+    // Without udevadm there is nobody to wait for.
+    let _ = Command::new("udevadm").arg("settle").arg(timeout).stdin(Stdio::null()).status();
+}
+
+/// The longest that is waited for a device with answers.
+pub const LATEST: Duration = Duration::from_secs(10);

@@ -1,0 +1,140 @@
+use super::*;
+use crate::answers::SetPart;
+
+/// A root of its own for one test, gone at its end.
+struct Root(PathBuf);
+
+impl Root {
+    fn new(test: &str) -> Root {
+        let path = std::env::temp_dir().join(format!("trilith-store-{test}-{}", std::process::id()));
+        fs::create_dir_all(path.join(DIRECTORY)).unwrap();
+        Root(path)
+    }
+
+    fn store(&self) -> Store {
+        Store::below(&self.0)
+    }
+
+    /// Every file of the state with its content, in order.
+    fn state(&self) -> BTreeMap<String, String> {
+        fn walk(at: &Path, name: &str, found: &mut BTreeMap<String, String>) {
+            for entry in fs::read_dir(at).unwrap().flatten() {
+                let name = format!("{name}/{}", entry.file_name().to_str().unwrap());
+                if entry.file_type().unwrap().is_dir() {
+                    walk(&entry.path(), &name, found);
+                } else {
+                    found.insert(name, fs::read_to_string(entry.path()).unwrap());
+                }
+            }
+        }
+        let mut found = BTreeMap::new();
+        walk(&self.0.join(DIRECTORY), "", &mut found);
+        found
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn answers(id: &str) -> Answers {
+    let mut answers = Answers { instance_id: id.to_owned(), hostname: Some("a".to_owned()), ..Answers::default() };
+    answers.user("admin").password = Some(Secret("$6$salt$hash".to_owned()));
+    let secret = Some(Secret(format!("secret of {id}")));
+    answers.set = Some(SetPart { document: format!("# {id}\n"), secret, node: "a".to_owned() });
+    let file = |path: &str, append| StateFile { path: path.to_owned(), content: b"x\n".to_vec(), mode: 0o640, append };
+    answers.files = vec![file("one", false), file("deep/two", true), file("deep/two", true)];
+    answers
+}
+
+/// What is loaded again: all but what is written once.
+fn kept(id: &str) -> Answers {
+    Answers { set: None, files: Vec::new(), ..answers(id) }
+}
+
+#[test]
+fn answers_are_stored_whole_and_the_record_holds_no_secret() {
+    let root = Root::new("whole");
+    assert_eq!(root.store().load().unwrap(), None);
+    root.store().store(&answers("one")).unwrap();
+    assert_eq!(root.store().load().unwrap(), Some(kept("one")));
+    let state = root.state();
+    assert_eq!(state["/secret"], "secret of one\n");
+    assert_eq!(state["/files/deep/two"], "x\nx\n");
+    assert!(!state["/answers.toml"].contains("secret") && !state["/answers.toml"].contains("$6$"));
+    for name in ["secret", "passwords"] {
+        let mode = fs::metadata(root.0.join(DIRECTORY).join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    assert_eq!(state.len(), 7, "{state:?}");
+}
+
+/// A power cut is a copy of the directory in which only the first steps have happened. Steps are renames and removals, so each
+/// state on the way is one of these.
+#[test]
+fn a_power_cut_at_any_step_leaves_nothing_or_everything() {
+    let done = {
+        let root = Root::new("done");
+        root.store().store(&answers("one")).unwrap();
+        root.state()
+    };
+    // Torn before the commit: nothing is there and nothing stays.
+    let root = Root::new("torn");
+    let staged = root.store().path(STAGED);
+    directory(&staged.join(FILES)).unwrap();
+    fs::write(staged.join("secret"), "half").unwrap();
+    root.store().recover().unwrap();
+    assert_eq!(root.state(), BTreeMap::new());
+    // After the commit, with the first so many files moved.
+    let names = ["set.toml", "secret", "node", PASSWORDS, "files/one", "files/deep/two", RECORD];
+    for moved in 0..=names.len() {
+        let root = Root::new(&format!("cut-{moved}"));
+        let store = root.store();
+        let committed = store.path(COMMITTED);
+        directory(&committed.join("files/deep")).unwrap();
+        directory(&store.path("files/deep")).unwrap();
+        fs::write(committed.join(GONE), "").unwrap();
+        for (place, name) in names.iter().enumerate() {
+            let at = if place < moved { store.path(name) } else { committed.join(name) };
+            fs::write(at, &done[&format!("/{name}")]).unwrap();
+        }
+        store.recover().unwrap();
+        assert_eq!(root.state(), done, "after {moved} moves");
+        assert_eq!(store.load().unwrap(), Some(kept("one")));
+    }
+}
+
+#[test]
+fn a_reset_replaces_everything_and_leaves_nothing_behind() {
+    let root = Root::new("reset");
+    let store = root.store();
+    store.store(&answers("one")).unwrap();
+    store.want_reset().unwrap();
+    assert!(store.reset_is_wanted());
+    store.store(&Answers { instance_id: "two".to_owned(), ..Answers::default() }).unwrap();
+    assert!(!store.reset_is_wanted());
+    let state = root.state();
+    assert!(!state.contains_key("/secret") && !state.contains_key("/set.toml"), "{state:?}");
+    assert_eq!(store.load().unwrap().unwrap().instance_id, "two");
+}
+
+#[test]
+fn a_set_that_an_admin_put_there_survives_a_first_boot_without_one() {
+    let root = Root::new("admin");
+    fs::write(root.store().path("set.toml"), "mine").unwrap();
+    root.store().store(&Answers::default()).unwrap();
+    assert_eq!(root.state()["/set.toml"], "mine");
+}
+
+#[test]
+fn a_record_of_a_later_version_is_read_and_a_damaged_one_is_told() {
+    let root = Root::new("later");
+    let store = root.store();
+    fs::write(store.path(RECORD), "instance_id = \"x\"\nsomething_new = 1\n[unheard_of]\na = 1\n").unwrap();
+    assert_eq!(store.load().unwrap().unwrap().instance_id, "x");
+    fs::write(store.path(RECORD), "instance_id = ").unwrap();
+    let error = format!("{:#}", store.load().unwrap_err());
+    assert!(error.contains("answers.toml"), "{error}");
+}

@@ -1,0 +1,26 @@
+//! The supervisor of a node and the commands that talk to it: everything that the binary `trilith` is made of.
+//!
+//! The shells are thin: each turns one part of the world into events and commands into deeds. [`run`] is the one loop that
+//! joins them to the pure core. It is a library so that the laboratory's screens and the fuzz targets can share its parts;
+//! its only user in the field is the binary.
+
+mod alarm;
+pub mod cli;
+mod console;
+pub mod control;
+mod disk;
+mod firstboot;
+mod front;
+pub mod haproxy;
+mod neighbour;
+mod net;
+mod notices;
+mod notify;
+mod paths;
+mod peers;
+mod relay;
+mod run;
+mod support;
+mod sysctl;
+mod systemd;
+mod utc;

@@ -1,0 +1,30 @@
+//! The trio: three virtual machines that boot the appliance's disk image, on one bridge.
+//!
+//! The laboratory (`tests/lab`) has the appliance's root at native speed; the trio has all of the rest: firmware, boot
+//! loader, kernel, verity, first boot, and the hardware that ESX, Hyper-V and KVM show to their guests.
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`trio`] | bring machines up on their bridge, use them, take them down |
+//! | [`machine`] | one QEMU: power on and cut, pause, freeze, serial log |
+//! | [`plan`] | what a machine is made of: hardware, memory, firmware, addressing |
+//! | [`cidata`] | its first-boot data |
+//! | [`network`] | the wire, the clients' side of it, DHCP |
+//! | [`accel`] | KVM if it really runs a kernel |
+//! | [`tools`] | programs of the Debian 13 tools tree |
+//! | [`boot`] | `bench boot`: from the kernel's start until the VIP answers |
+
+pub mod accel;
+pub mod boot;
+pub mod cidata;
+pub mod console;
+pub mod gpt;
+pub mod machine;
+pub mod network;
+pub mod pe;
+pub mod plan;
+pub mod process;
+pub mod qmp;
+pub mod status;
+pub mod tools;
+pub mod trio;

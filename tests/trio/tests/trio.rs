@@ -1,0 +1,121 @@
+//! Three machines hold the VIP through what happens to machines. Needs root, the image and minutes: `./justw trio test`.
+//!
+//! What is asserted is what is right on any host, also where QEMU translates and every figure is several times what it
+//! would be; the figures themselves are shown.
+
+mod support;
+
+use std::net::IpAddr;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use support::{SOON, Watch, with_trio};
+use trilith_lab::wait::wait_until;
+use trilith_trio::machine::{Machine, State};
+use trilith_trio::plan::Addressing;
+use trilith_trio::status::said;
+use trilith_trio::trio::{Trio, UP_DEADLINE, say};
+
+#[test]
+#[ignore = "needs root, the image and minutes"]
+fn three_kinds_of_hardware_with_static_and_dhcp_addresses_become_one_set() -> Result<()> {
+    with_trio(|trio| {
+        for machine in &trio.machines {
+            let own = trio.network.get_port(IpAddr::from(machine.plan.address()), 8080, "/");
+            let own = own.with_context(|| format!("{} at its own address", machine.name()))?;
+            assert_eq!(own.trim(), machine.name(), "{:?} {:?}", machine.plan.hardware, machine.plan.addressing);
+        }
+        assert!(trio.machines.iter().any(|machine| machine.plan.addressing == Addressing::Dhcp));
+        wait_until("three fit nodes, by each one's own word", SOON, || {
+            trio.machines.iter().all(|machine| fit(trio, machine).is_ok_and(|fit| fit == 3))
+        })
+        .map(drop)
+    })
+}
+
+#[test]
+#[ignore = "needs root, the image and minutes"]
+fn the_vip_of_an_owner_that_loses_power_moves_and_the_owner_comes_back() -> Result<()> {
+    with_trio(|trio| {
+        let watch = Watch::on(trio)?;
+        let owner = watch.owner_of(trio)?;
+        owner.power_cut()?;
+        let moved = watch.wait_other_owner(owner.name())?;
+        say(&format!("{} without power: another node answers for the VIP after {moved:.2?}", owner.name()));
+        let seen = watch.finish("power cut of the owner");
+        ensure!(seen.gap_ms < MOST_MS, "nobody was served for {} ms", seen.gap_ms);
+        owner.power_on()?;
+        let back = trio.wait_serving(UP_DEADLINE)?;
+        say(&format!("{} serves again {back:.1?} after power-on", owner.name()));
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root, the image and minutes"]
+fn an_owner_whose_clock_stood_still_never_stays_a_second_owner() -> Result<()> {
+    pauses(Machine::pause, Machine::resume, "paused")
+}
+
+#[test]
+#[ignore = "needs root, the image and minutes"]
+fn an_owner_whose_clock_went_on_never_stays_a_second_owner() -> Result<()> {
+    pauses(Machine::freeze, Machine::thaw, "frozen")
+}
+
+#[test]
+#[ignore = "needs root, the image and minutes"]
+fn a_shutdown_by_the_power_button_hands_the_vip_over() -> Result<()> {
+    with_trio(|trio| {
+        let watch = Watch::on(trio)?;
+        let owner = watch.owner_of(trio)?;
+        let took = owner.power_off()?;
+        watch.wait_other_owner(owner.name())?;
+        say(&format!("{} shut down in {took:.1?}", owner.name()));
+        let seen = watch.finish("shutdown of the owner");
+        ensure!(seen.gap_ms < MOST_MS, "nobody was served for {} ms", seen.gap_ms);
+        assert_eq!(owner.state(), State::Off);
+        owner.power_on()?;
+        trio.wait_serving(UP_DEADLINE).map(drop)
+    })
+}
+
+/// Stops the owner for each of the times, and lets it go on.
+fn pauses(stop: fn(&Machine) -> Result<()>, go_on: fn(&Machine) -> Result<()>, word: &str) -> Result<()> {
+    with_trio(|trio| {
+        for seconds in if long() { &[1, 5, 60][..] } else { &[1, 5] } {
+            let watch = Watch::on(trio)?;
+            let owner = watch.owner_of(trio)?;
+            stop(owner)?;
+            // How long it stands still is what is being tested.
+            sleep(Duration::from_secs(*seconds));
+            go_on(owner)?;
+            wait_until("one owner", SOON, || watch.owner().is_some())?;
+            // Whoever comes back believing that it still owns the VIP has said so by then.
+            sleep(AFTERMATH);
+            let seen = watch.finish(&format!("{} {word} for {seconds} s", owner.name()));
+            ensure!(seen.two_owners_ms < MOST_MS, "two owners for {} ms", seen.two_owners_ms);
+            ensure!(seen.gap_ms < MOST_MS, "nobody was served for {} ms", seen.gap_ms);
+            trio.wait_serving(UP_DEADLINE)?;
+        }
+        Ok(())
+    })
+}
+
+/// How many nodes are fit, by this one's word.
+fn fit(trio: &Trio, machine: &Machine) -> Result<usize> {
+    let said = said(trio, machine)?;
+    let nodes = said["nodes"].as_array().context("no nodes in its status")?;
+    Ok(nodes.iter().filter(|node| node["fitness"] == "fit").count())
+}
+
+/// Whether a minute more is to be spent on each pause.
+fn long() -> bool {
+    std::env::var_os("TRILITH_TRIO_LONG").is_some()
+}
+
+/// On KVM it is a fraction of a second; a translated guest may need several for what follows.
+const MOST_MS: f64 = 10_000.0;
+/// Longer than any lease.
+const AFTERMATH: Duration = Duration::from_secs(3);

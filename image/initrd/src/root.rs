@@ -23,6 +23,8 @@ pub fn mount_kernel_file_systems() -> Result<()> {
 
 /// Puts the new root together under [`NEW_ROOT`].
 pub fn mount_root(device: &str, modules: &mut Modules) -> Result<()> {
+    // erofs asks the crypto layer for this checksum by name, and there is no modprobe here that could bring it.
+    modules.load("crc32c_generic")?;
     modules.load("erofs")?;
     modules.load("overlay")?;
     let read_only = MsFlags::MS_RDONLY | MsFlags::MS_NODEV;

@@ -12,7 +12,7 @@ use trilith_core::config::ConfigError;
 use self::exit::{EXIT_CODES, Exit};
 use crate::control::client::{Unanswered, ask};
 use crate::control::{Power, Request, Response};
-use crate::{console, disk, firstboot, paths, run};
+use crate::{console, disk, firstboot, paths, run, state};
 
 mod check;
 mod deed;
@@ -140,6 +140,14 @@ enum Command {
         ("trilith firstboot --root /tmp/root --seed seed/", "See what they would do to a system."),
     ]))]
     Firstboot(firstboot::Args),
+    /// Open the state partition: what the unit trilith-state.service does at every boot.
+    ///
+    /// The partition is mounted at /var/lib/trilith. A blank one gets a file system, a broken one is mended or made anew, which
+    /// becomes an alarm; a larger disk makes it grow. It never fails: without a usable disk the state is kept in memory.
+    #[command(after_long_help = examples(&[
+        ("systemctl status trilith-state", "See what it had to say."),
+    ]))]
+    State,
     /// Print a completion script for a shell.
     #[command(after_long_help = examples(&[
         ("trilith completion bash > /etc/bash_completion.d/trilith", "For every bash that starts from now on."),
@@ -296,6 +304,10 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
         Command::Config(ConfigCommand::Check { file, json }) => check::check(&file, json),
         Command::Node(NodeCommand::Reset { yes }) => end(firstboot::reset(yes), false),
         Command::Firstboot(args) => end(firstboot::firstboot(&args), args.json),
+        Command::State => {
+            state::open();
+            Exit::Ok
+        }
         Command::Supervise { config, node } => supervise(config, node),
         Command::Completion { shell } => complete(shell),
     }
@@ -306,7 +318,7 @@ fn for_operators(command: &Command) -> bool {
     match command {
         Command::Status { .. } | Command::Vip(_) | Command::Node(_) | Command::Config(_) => true,
         Command::SupportBundle { .. } | Command::Console { .. } | Command::Completion { .. } => true,
-        Command::Firstboot(_) | Command::Supervise { .. } => false,
+        Command::Firstboot(_) | Command::State | Command::Supervise { .. } => false,
     }
 }
 
@@ -490,7 +502,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 13);
+        assert_eq!(found.len(), 14);
         for mut command in found {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:\n") && help.contains("Exit codes:\n"), "{help}");

@@ -20,6 +20,7 @@ mod paths;
 mod peers;
 mod relay;
 mod run;
+mod state;
 mod support;
 mod sysctl;
 mod systemd;

@@ -5,24 +5,38 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// What one program has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Name of the file; empty for what concerns the folder itself.
+    pub name: String,
+    /// One line.
+    pub text: String,
+}
 
 /// All notices in `folder`, in the order of their names: at most [`MOST`], of each the first line with something in it.
 ///
 /// A folder that is not there holds none. One that can't be read is told as a notice itself.
-pub fn read(folder: &Path) -> Vec<String> {
+pub fn read(folder: &Path) -> Vec<Notice> {
+    let about = |text: String| Notice { name: String::new(), text };
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
-        Err(error) => return vec![format!("notices in {} cannot be read: {error}", folder.display())],
+        Err(error) => return vec![about(format!("notices in {} cannot be read: {error}", folder.display()))],
     };
     let mut paths: Vec<_> = entries.flatten().take(LOOKED_AT).map(|entry| entry.path()).collect();
     paths.sort();
     let more = paths.len().saturating_sub(MOST);
     paths.truncate(MOST);
-    let mut notices: Vec<String> = paths.iter().filter_map(|path| first_line(path)).collect();
+    let notice = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Some(Notice { name, text: first_line(path)? })
+    };
+    let mut notices: Vec<Notice> = paths.iter().filter_map(notice).collect();
     if more > 0 {
-        notices.push(format!("{more} more notices in {}", folder.display()));
+        notices.push(about(format!("{more} more notices in {}", folder.display())));
     }
     notices
 }
@@ -52,21 +66,21 @@ mod tests {
     #[test]
     fn each_notice_is_its_first_line_and_there_is_a_bound_to_all_of_it() {
         let folder = std::env::temp_dir().join(format!("trilith-notices-{}", std::process::id()));
-        assert_eq!(read(&folder), Vec::<String>::new());
+        assert_eq!(read(&folder), Vec::new());
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("state"), "\nthe state partition was made anew\u{1b}[2J\nmore\n").unwrap();
         std::fs::write(folder.join("empty"), "\n").unwrap();
         std::fs::write(folder.join("long"), "x".repeat(100_000)).unwrap();
         std::fs::create_dir(folder.join("folder")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", folder.join("link")).unwrap();
-        let notices = read(&folder);
-        assert_eq!(notices, ["x".repeat(4096), "the state partition was made anew[2J".to_owned()]);
+        let texts = |notices: &[Notice]| notices.iter().map(|notice| notice.text.clone()).collect::<Vec<_>>();
+        assert_eq!(texts(&read(&folder)), ["x".repeat(4096), "the state partition was made anew[2J".to_owned()]);
         for number in 0..70 {
             std::fs::write(folder.join(format!("many-{number}")), "one").unwrap();
         }
         let notices = read(&folder);
         std::fs::remove_dir_all(&folder).unwrap();
         assert!(notices.len() <= MOST + 1, "{}", notices.len());
-        assert!(notices.last().unwrap().contains("11 more notices in "), "{notices:?}");
+        assert!(notices.last().unwrap().text.contains("11 more notices in "), "{notices:?}");
     }
 }

@@ -256,7 +256,7 @@ async fn with_flows(mut status: Status, haproxy: &haproxy::Handle, net: &net::Ha
     if let Some(problem) = haproxy.problem() {
         status.alarms.push(problem);
     }
-    status.alarms.extend(notices::read(paths::NOTICES.as_ref()));
+    status.alarms.extend(notices::read(paths::NOTICES.as_ref()).into_iter().map(|notice| notice.text));
     status
 }
 

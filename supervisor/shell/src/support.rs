@@ -109,7 +109,9 @@ async fn gather(socket: &Path) -> Result<(String, Vec<u8>)> {
             parts.push(("status.json".to_owned(), format!("no status: {why}\n")));
         }
     }
-    parts.push(("notices.txt".to_owned(), notices::read(paths::NOTICES.as_ref()).join("\n") + "\n"));
+    let notices = notices::read(paths::NOTICES.as_ref()).into_iter();
+    let notices = notices.map(|notice| format!("{}: {}\n", notice.name, notice.text)).collect();
+    parts.push(("notices.txt".to_owned(), notices));
     for (file, path) in FILES {
         parts.push(((*file).to_owned(), read_bounded(Path::new(path))));
     }

@@ -68,18 +68,19 @@ def complaints(directory):
         os.makedirs(path)
         shutil.chown(path, "systemd-network", "systemd-network")
     subprocess.run(["mount", "--bind", directory, "/etc/systemd/network"], check=True)
-    said = []
-    with subprocess.Popen(["/usr/lib/systemd/systemd-networkd"], stderr=subprocess.PIPE, text=True) as daemon:
-        for line in daemon.stderr:
-            if "/etc/systemd/network/" in line:
-                said.append(line.strip())
-            # All files are read before it looks at interfaces.
-            if "Enumeration completed" in line:
-                break
-        else:
-            said.append("networkd ended before it had looked at interfaces")
-        daemon.kill()
-    return said
+    said, finished = [], False
+    # At this level it says when it has read all files; timeout(1) is for the day when it no longer does.
+    command = ["timeout", "20", "/usr/lib/systemd/systemd-networkd"]
+    daemon = subprocess.Popen(command, env={**os.environ, "SYSTEMD_LOG_LEVEL": "debug"}, stderr=subprocess.PIPE, text=True)
+    for line in daemon.stderr:
+        finished = "Enumeration completed" in line
+        if finished:
+            break
+        if "/etc/systemd/network/" in line and "Successfully loaded" not in line:
+            said.append(line.strip())
+    daemon.terminate()
+    daemon.communicate()
+    return said if finished else said + ["networkd ended before it had looked at interfaces"]
 
 
 def link(read, netdevs):

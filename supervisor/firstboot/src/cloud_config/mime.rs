@@ -61,15 +61,21 @@ fn part(
 fn multipart(name: &str, text: &str, depth: usize, found: &mut Vec<(String, String)>, findings: &mut Findings) {
     let (headers, body) = head_and_body(text);
     let kind = header(headers, "content-type").unwrap_or_default();
-    let Some(boundary) =
-        kind.to_ascii_lowercase().starts_with("multipart/").then(|| parameter(&kind, "boundary")).flatten()
-    else {
+    if !kind.to_ascii_lowercase().starts_with("multipart/") {
         return entity(name, text, depth, found, findings);
-    };
+    }
     if depth >= MAX_DEPTH {
         findings.fault(whole(name, "nests MIME parts too deep", "give the parts one after the other"));
         return;
     }
+    let Some(boundary) = parameter(&kind, "boundary") else {
+        findings.fault(whole(
+            name,
+            "is a MIME document that names no boundary",
+            "make it anew with cloud-init's tools",
+        ));
+        return;
+    };
     let mut number = 0;
     let mut inside: Option<Vec<&str>> = None;
     for line in body.split_inclusive('\n') {

@@ -133,6 +133,7 @@ fn parts_of_a_mime_document_are_joined_and_the_later_key_counts() {
     assert_eq!((taken.answers.hostname.as_deref(), taken.answers.timezone.as_deref()), (Some("b"), Some("UTC")));
     assert_eq!(taken.findings.warnings[0].document, "user-data part 2");
     assert!(fault(&text.replace("--==B==--", "")).2.contains("without an end"));
+    assert!(fault(&text.replace("boundary", "b")).2.contains("no boundary"));
 }
 
 #[test]

@@ -13,7 +13,8 @@ use super::login::{self, Account};
 use super::machine::{self, Boot, Interface};
 use crate::control::client::{Unanswered, ask};
 use crate::control::{Request, Response};
-use crate::{notices, paths};
+use crate::notices::{self, Notice};
+use crate::paths;
 
 /// What is known at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub struct Facts {
     /// What the supervisor said last before it ended, while it does not run.
     pub last_words: Vec<String>,
     /// Notices of programs that ran before it; part of the status' alarms when there is one.
-    pub notices: Vec<String>,
+    pub notices: Vec<Notice>,
     /// What the first boot has to say; `None` when it has not run.
     pub first_boot: Option<Report>,
     /// The machine's network interfaces.
@@ -79,12 +80,19 @@ impl LastWords {
         match &self.0 {
             Some((at, lines)) if at.elapsed() < ASK_JOURNAL_EVERY => lines.clone(),
             _ => {
-                let lines = super::journal(&["--output=cat", "--lines=3", "_SYSTEMD_UNIT=trilith.service"]);
+                let lines =
+                    last_message(super::journal(&["--output=cat", "--lines=8", "_SYSTEMD_UNIT=trilith.service"]));
                 self.0 = Some((Instant::now(), lines.clone()));
                 lines
             }
         }
     }
+}
+
+/// Of some lines of the supervisor, those since it last said why it ends (`trilith: …`).
+fn last_message(mut lines: Vec<String>) -> Vec<String> {
+    let begin = lines.iter().rposition(|line| line.starts_with("trilith: ")).unwrap_or(0);
+    lines.split_off(begin)
 }
 
 /// Gathers every second, and at once when `poke` says so, until nobody listens any more.
@@ -105,3 +113,18 @@ pub fn start(socket: PathBuf, inputs: Sender<Input>, poke: Receiver<()>) {
 
 const ASK_JOURNAL_EVERY: Duration = Duration::from_secs(10);
 const EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_message_is_shown_whole_and_alone() {
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        let said =
+            lines(&["  | ^^^", "trilith: first", "7 | x", "trilith: set.toml:7:1: wrong", "  |", "7 | x", "  | ^"]);
+        assert_eq!(last_message(said), ["trilith: set.toml:7:1: wrong", "  |", "7 | x", "  | ^"]);
+        assert_eq!(last_message(lines(&["a", "b"])), ["a", "b"]);
+        assert_eq!(last_message(Vec::new()), Vec::<String>::new());
+    }
+}

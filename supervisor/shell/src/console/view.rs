@@ -5,7 +5,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use trilith_firstboot::finding::Finding;
-use trilith_firstboot::report::{Outcome, Report};
+use trilith_firstboot::report::{NOTICE_PREFIX, Outcome, Report};
 
 use super::app::{App, Form, Item, Logs, Page, Topic, is_drained};
 use super::facts::Facts;
@@ -94,10 +94,16 @@ fn page_lines(app: &App, width: usize) -> Vec<Line> {
 
 /// The page for everybody.
 fn front(facts: &Facts, width: usize) -> Vec<Line> {
+    // Of what the first boot noted, its report says more.
+    let others = |name: &str| !name.starts_with(NOTICE_PREFIX);
     let mut lines = match (&facts.status, &facts.first_boot) {
         (Ok(status), _) => status::summary(status, width),
-        (Err(_), Some(report)) if report.outcome == Outcome::Wrong => wrong_answers(report, width),
-        (Err(_), Some(report)) if report.outcome == Outcome::Nothing => no_answers(width),
+        (Err(_), Some(report)) if report.outcome == Outcome::Wrong => {
+            [wrong_answers(report, width), alarms(facts, others, width)].concat()
+        }
+        (Err(_), Some(report)) if report.outcome == Outcome::Nothing => {
+            [no_answers(width), alarms(facts, others, width)].concat()
+        }
         (Err(why), _) => supervisor_down(why, facts, width),
     };
     lines.push(Line::new());
@@ -143,19 +149,27 @@ fn finding(finding: &Finding, tone: Tone, width: usize) -> Vec<Line> {
 
 fn supervisor_down(why: &str, facts: &Facts, width: usize) -> Vec<Line> {
     let mut lines = text(Tone::Bad, &format!("This node does not take part in the set. {why}"), width);
-    for notice in &facts.notices {
-        for (place, part) in wrap(notice, width - 4).into_iter().enumerate() {
-            lines.push(vec![Word::new(if place == 0 { "  ! " } else { "    " }), Word::toned(Tone::Bad, part)]);
-        }
-    }
+    lines.extend(alarms(facts, |_| true, width));
     if !facts.last_words.is_empty() {
         lines.extend([Line::new(), vec![Word::toned(Tone::Dim, "  ITS LAST WORDS")]]);
-        facts.last_words.iter().for_each(|line| lines.extend(indented(Tone::Plain, line, 2, width)));
+        let words = facts.last_words.iter().flat_map(|line| broken(line, width - 2));
+        lines.extend(words.map(|line| vec![Word::new("  "), Word::new(line)]));
     }
     let next = "It is started again by itself; the other nodes carry on without it. If this stays, log in and read the logs, \
                 or reset the machine.";
     lines.push(Line::new());
     lines.extend(text(Tone::Dim, next, width));
+    lines
+}
+
+/// Notices whose names are wanted.
+fn alarms(facts: &Facts, wanted: impl Fn(&str) -> bool, width: usize) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for notice in facts.notices.iter().filter(|notice| wanted(&notice.name)) {
+        for (place, part) in wrap(&notice.text, width - 4).into_iter().enumerate() {
+            lines.push(vec![Word::new(if place == 0 { "  ! " } else { "    " }), Word::toned(Tone::Bad, part)]);
+        }
+    }
     lines
 }
 

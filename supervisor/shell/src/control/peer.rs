@@ -77,13 +77,48 @@ const MAX_GROUPS: usize = 64;
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
     fn the_own_user_is_let_in_and_named() {
         let (here, _there) = UnixStream::pair().unwrap();
         let peer = Peer::of(here.as_fd(), None).unwrap();
         assert_eq!((peer.uid, peer.pid), (geteuid().as_raw(), std::process::id() as i32));
+    }
+
+    #[test]
+    fn whoever_is_neither_root_nor_in_the_group_is_refused_and_named() {
+        if !geteuid().is_root() {
+            return eprintln!("left out, because only root can be somebody else");
+        }
+        let group = Gid::from_raw(4242);
+        let other = peer_as(65534, 65534, Some(group)).unwrap_err();
+        assert!(other.to_string().starts_with("uid 65534 (pid "), "{other}");
+        assert_eq!(peer_as(65534, 4242, Some(group)).unwrap().uid, 65534);
+        assert!(peer_as(65534, 4242, None).is_err());
+    }
+
+    /// The other end of a connection made by a thread that is somebody else: ids are a thread's own (setresuid(2), NOTES).
+    fn peer_as(uid: u32, gid: u32, group: Option<Gid>) -> io::Result<Peer> {
+        let path = std::env::temp_dir().join(format!("trilith-peer-{uid}-{gid}-{}.sock", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let address = path.clone();
+        let connect = move || {
+            // SAFETY: these change nothing but the ids of this thread, which ends soon.
+            unsafe {
+                let none = std::ptr::null::<nix::libc::gid_t>();
+                nix::libc::syscall(nix::libc::SYS_setgroups, 0, none);
+                nix::libc::syscall(nix::libc::SYS_setresgid, gid, gid, gid);
+                nix::libc::syscall(nix::libc::SYS_setresuid, uid, uid, uid);
+            }
+            UnixStream::connect(address)
+        };
+        let connected = std::thread::spawn(connect).join().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _connected = connected?;
+        Peer::of(listener.accept()?.0.as_fd(), group)
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::*;
 use crate::console::app;
 use crate::console::login::Account;
 use crate::console::testing::{facts, press, pressed, typed};
+use crate::notices::Notice;
 
 const FULL: Look = Look { colour: true, unicode: true };
 const POOR: Look = Look { colour: false, unicode: false };
@@ -51,6 +52,10 @@ fn must_look(look: Look, recorded: &str, app: &mut App) {
     }
 }
 
+fn notice(name: &str, text: &str) -> Notice {
+    Notice { name: name.to_owned(), text: text.to_owned() }
+}
+
 #[test]
 fn a_healthy_set_is_seen_at_a_glance() {
     must_look_like("front-healthy.txt", &mut locked());
@@ -88,7 +93,8 @@ fn wrong_answers_are_shown_with_their_place_and_their_mend() {
         fault(3, "users.name", "\"root\" cannot be an operator", "use another name, such as admin"),
     ];
     facts.status = Err("The supervisor does not run.".to_owned());
-    facts.notices = vec!["first boot: 2 answers are wrong".to_owned()];
+    facts.notices =
+        vec![notice("firstboot-answers", "2 answers are wrong"), notice("state", "the state partition was made anew")];
     must_look_like("front-wrong-answers.txt", &mut app);
 }
 
@@ -98,12 +104,16 @@ fn a_supervisor_that_is_away_is_told_with_what_to_do() {
     let facts = app.facts.as_mut().unwrap();
     facts.status = Err("The supervisor does not run.".to_owned());
     facts.last_words = vec![
-        "trilith: configuration /var/lib/trilith/set.toml:7:11: node.address: \"10.77.0.311\" is no IP address"
+        "trilith: /var/lib/trilith/set.toml:7:11: node.address: \"10.77.0.311\" is no IP address; write it like 10.77.0.11"
             .to_owned(),
+        "    |".to_owned(),
+        "  7 | address = \"10.77.0.311\"".to_owned(),
+        "    |           ^^^^^^^^^^^^^".to_owned(),
     ];
-    facts.notices = vec![
-        "the state partition could not be mounted and was made anew: this node has forgotten its answers".to_owned(),
-    ];
+    facts.notices = vec![notice(
+        "state",
+        "the state partition could not be mounted and was made anew: this node has forgotten its answers",
+    )];
     must_look_like("front-supervisor-down.txt", &mut app);
 }
 

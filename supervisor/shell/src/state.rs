@@ -1,0 +1,399 @@
+//! The state partition: the only place that survives a boot. It is opened here whatever has become of it.
+//!
+//! ```text
+//! no partition ─▶ made anew (systemd-repart) ─▶ blank
+//! blank ─▶ mkfs                              (the first boot: nothing to tell)
+//! ext4 ─▶ mount ─▶ grown to the partition's end
+//!    └ fails ─▶ e2fsck -p ─▶ mount
+//!                 └ fails ─▶ mkfs, and a notice
+//!                              └ fails ─▶ memory, and a notice
+//! ```
+//!
+//! A boot must not end here: a node without its memory can still be reached, asked and given its answers anew, a node that
+//! does not boot cannot. So every way leads to a mount, and what was lost is told as a notice.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MsFlags, mount};
+
+use crate::paths;
+
+/// Opens the state partition of the disk that the system was started from, mounts it, and keeps the journal on it.
+pub fn open() {
+    let at = Path::new(STATE_DIR);
+    match boot_disk().and_then(|disk| open_on(&disk, at)) {
+        Ok(Opened::AsItWas | Opened::First) => {}
+        Ok(Opened::Anew { why }) => {
+            notify(&format!("State was broken and has been made anew: {why}. Answers are taken as on a first boot."));
+        }
+        Err(error) => {
+            let told = format!(
+                "State is kept in memory only and is lost at the next boot: {error:#}. Look at the virtual machine's disk."
+            );
+            if let Err(error) = in_memory(at) {
+                eprintln!("{error:#}");
+            }
+            notify(&told);
+        }
+    }
+    if let Err(error) = keep_journal(at) {
+        eprintln!("the journal is kept in memory only: {error:#}");
+    }
+}
+
+/// How the partition was found.
+#[derive(Debug, PartialEq, Eq)]
+enum Opened {
+    /// A file system, mounted.
+    AsItWas,
+    /// Blank: the file system has been made.
+    First,
+    /// Beyond repair: the file system has been made anew.
+    Anew {
+        /// What was wrong with the old one.
+        why: String,
+    },
+}
+
+/// Opens the state partition of this disk (a directory of sysfs).
+fn open_on(disk: &Path, at: &Path) -> Result<Opened> {
+    let (partition, found) = partition_on(disk)?;
+    match open_partition(&partition, at)? {
+        Opened::First if !found => Ok(Opened::Anew { why: format!("the partition table had no {LABEL}") }),
+        opened => Ok(opened),
+    }
+}
+
+/// Mounts the file system of this partition, makes or mends it first if it must, and lets it grow to the partition's end.
+fn open_partition(device: &Path, at: &Path) -> Result<Opened> {
+    fs::create_dir_all(at).with_context(|| at.display().to_string())?;
+    let mut start = [0; START];
+    let partition = File::open(device).with_context(|| device.display().to_string())?;
+    partition.read_exact_at(&mut start, 0).with_context(|| format!("reading {}", device.display()))?;
+    let opened = if start == [0; START] {
+        make_file_system(device)?;
+        mount_state(device, at)?;
+        Opened::First
+    } else {
+        match mount_or_mend(device, at, &start) {
+            Ok(()) => Opened::AsItWas,
+            Err(error) => {
+                make_file_system(device)?;
+                mount_state(device, at)?;
+                Opened::Anew { why: format!("{error:#}") }
+            }
+        }
+    };
+    // A file system that is smaller than it could be still does its work.
+    if let Err(error) = grow(device, at) {
+        eprintln!("{} stays as small as it is: {error:#}", at.display());
+    }
+    Ok(opened)
+}
+
+fn mount_or_mend(device: &Path, at: &Path, start: &[u8; START]) -> Result<()> {
+    let superblock = Superblock::of(start).with_context(|| format!("no ext4 file system on {}", device.display()))?;
+    if !superblock.has_errors && mount_state(device, at).is_ok() {
+        return Ok(());
+    }
+    let checked = run(Command::new(E2FSCK).arg("-p").arg(device), &E2FSCK_MENDED);
+    mount_state(device, at).with_context(|| match checked {
+        Ok(()) => "e2fsck found nothing more to mend".to_owned(),
+        Err(error) => format!("{error:#}"),
+    })
+}
+
+fn mount_state(device: &Path, at: &Path) -> Result<()> {
+    mount(Some(device), at, Some("ext4"), STATE_FLAGS, None::<&str>)
+        .with_context(|| format!("mounting {} at {}", device.display(), at.display()))
+}
+
+/// The superblock is written last: a power cut on the way leaves the partition blank, as it was.
+fn make_file_system(device: &Path) -> Result<()> {
+    let mut mkfs = Command::new(MKFS);
+    mkfs.args(["-q", "-F", "-L", LABEL, "-m", "0", "-e", "remount-ro", "-E", "nodiscard"]).arg(device);
+    run(&mut mkfs, &[0])
+}
+
+/// The parts of a superblock that are looked at (Documentation/filesystems/ext4/super.rst).
+#[derive(Debug, PartialEq, Eq)]
+struct Superblock {
+    block_size: u64,
+    blocks: u64,
+    has_errors: bool,
+}
+
+impl Superblock {
+    /// From the start of a partition, if it looks like one.
+    fn of(start: &[u8; START]) -> Option<Superblock> {
+        let superblock = &start[1024..];
+        let u16_at = |at: usize| u16::from_le_bytes([superblock[at], superblock[at + 1]]);
+        let u32_at = |at: usize| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
+        let magic = u16_at(56) == 0xEF53;
+        let (shift, blocks) = (u32_at(24), u64::from(u32_at(4)));
+        (magic && shift <= 6).then(|| Superblock { block_size: 1024 << shift, blocks, has_errors: u16_at(58) & 2 != 0 })
+    }
+}
+
+/// Grows a mounted file system when its partition is larger by more than [`WORTH_GROWING`].
+fn grow(device: &Path, at: &Path) -> Result<()> {
+    let mut start = [0; START];
+    let partition = File::open(device)?;
+    partition.read_exact_at(&mut start, 0)?;
+    let superblock = Superblock::of(&start).context("no superblock")?;
+    let size = nix::sys::stat::fstat(&partition).map(|found| found.st_rdev)?;
+    let size = sysfs_number(&sysfs_of(size)?.join("size"))? * SECTOR;
+    let blocks = size / superblock.block_size;
+    if size < superblock.blocks * superblock.block_size + WORTH_GROWING {
+        return Ok(());
+    }
+    let mounted = File::open(at)?;
+    // SAFETY: the ioctl reads one u64 that lives until it returns.
+    unsafe { ext4_resize(mounted.as_raw_fd(), &raw const blocks) }.context("EXT4_IOC_RESIZE_FS")?;
+    Ok(())
+}
+
+nix::ioctl_write_ptr!(ext4_resize, b'f', 16, u64);
+
+/// The disk that holds the root, in sysfs: the root's device is dm-verity's, which lies over a partition of it.
+fn boot_disk() -> Result<PathBuf> {
+    let root = sysfs_of(fs::metadata("/usr")?.dev()).context("the root is on no disk")?;
+    let below = fs::read_dir(root.join("slaves")).into_iter().flatten().flatten().next();
+    let partition = below.map_or(Ok(root), |slave| fs::canonicalize(slave.path()))?;
+    ensure!(partition.join("partition").exists(), "the root lies on no partition, but on {}", partition.display());
+    partition.parent().map(Path::to_owned).context("a partition lies on a disk")
+}
+
+/// The state partition on this disk, and whether it was there. When the table has lost it or leaves room behind it,
+/// systemd-repart mends that.
+fn partition_on(disk: &Path) -> Result<(PathBuf, bool)> {
+    let found = find(disk)?;
+    if found.is_none() || room_behind(disk)? >= WORTH_GROWING {
+        let name = disk.file_name().context("a disk has a name")?;
+        let mut repart = Command::new(REPART);
+        repart
+            .args(["--dry-run=no", "--no-pager", "--definitions", REPART_DEFINITIONS])
+            .arg(Path::new("/dev").join(name));
+        match run(&mut repart, &[0]) {
+            Err(error) if found.is_none() => return Err(error),
+            Err(error) => eprintln!("the state partition stays as small as it is: {error:#}"),
+            Ok(()) => {}
+        }
+    }
+    let Some(name) = find(disk)? else { bail!("no partition {LABEL} on {}", disk.display()) };
+    Ok((Path::new("/dev").join(name), found.is_some()))
+}
+
+/// The name of the partition with the label, as the kernel read it from the table.
+fn find(disk: &Path) -> Result<Option<String>> {
+    for entry in fs::read_dir(disk).with_context(|| disk.display().to_string())?.flatten() {
+        let uevent = fs::read_to_string(entry.path().join("uevent")).unwrap_or_default();
+        if uevent.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(LABEL)) {
+            return Ok(entry.file_name().into_string().ok());
+        }
+    }
+    Ok(None)
+}
+
+/// Bytes between the end of the last partition and the end of the disk.
+fn room_behind(disk: &Path) -> Result<u64> {
+    let mut end = 0;
+    for entry in fs::read_dir(disk)?.flatten().map(|entry| entry.path()).filter(|path| path.join("partition").exists())
+    {
+        end = end.max(sysfs_number(&entry.join("start"))? + sysfs_number(&entry.join("size"))?);
+    }
+    Ok(sysfs_number(&disk.join("size"))?.saturating_sub(end) * SECTOR)
+}
+
+fn sysfs_of(device: u64) -> Result<PathBuf> {
+    let number = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let path = Path::new("/sys/dev/block").join(&number);
+    fs::canonicalize(&path).with_context(|| path.display().to_string())
+}
+
+fn sysfs_number(path: &Path) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    text.trim().parse().with_context(|| format!("{} holds no number: {text}", path.display()))
+}
+
+fn in_memory(at: &Path) -> Result<()> {
+    fs::create_dir_all(at).with_context(|| at.display().to_string())?;
+    mount(Some("trilith-state"), at, Some("tmpfs"), STATE_FLAGS, Some("mode=0700,size=64M"))
+        .with_context(|| format!("a tmpfs at {}", at.display()))
+}
+
+/// journald writes to /var/log/journal when it is there; systemd-journald.service(8) says how it is to be owned.
+fn keep_journal(at: &Path) -> Result<()> {
+    fs::set_permissions(at, fs::Permissions::from_mode(0o700))?;
+    let kept = at.join("journal");
+    fs::create_dir_all(&kept).with_context(|| kept.display().to_string())?;
+    fs::create_dir_all(JOURNAL)?;
+    let group = nix::unistd::Group::from_name("systemd-journal")?.map(|group| group.gid);
+    nix::unistd::chown(&kept, None, group)?;
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o2755))?;
+    mount(Some(&kept), JOURNAL, None::<&str>, MsFlags::MS_BIND, None::<&str>).with_context(|| JOURNAL.to_owned())
+}
+
+fn notify(text: &str) {
+    eprintln!("{text}");
+    let folder = Path::new(paths::NOTICES);
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(folder.join("state"), format!("{text}\n")));
+    if let Err(error) = written {
+        eprintln!("the notice cannot be written to {}: {error}", folder.display());
+    }
+}
+
+/// Runs a program to its end; `good` are the exit codes that mean success.
+fn run(command: &mut Command, good: &[i32]) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("{name} cannot be run"))?;
+    if output.status.code().is_some_and(|code| good.contains(&code)) {
+        return Ok(());
+    }
+    let said = [output.stderr, output.stdout].concat();
+    let said = String::from_utf8_lossy(&said);
+    let line = said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("without a message");
+    bail!("{name}: {}: {line}", output.status)
+}
+
+/// Nothing on it is ever executed.
+const STATE_FLAGS: MsFlags =
+    MsFlags::MS_NODEV.union(MsFlags::MS_NOSUID).union(MsFlags::MS_NOEXEC).union(MsFlags::MS_NOATIME);
+const STATE_DIR: &str = "/var/lib/trilith";
+const LABEL: &str = "trilith-state";
+const JOURNAL: &str = "/var/log/journal";
+const MKFS: &str = "mkfs.ext4";
+const E2FSCK: &str = "e2fsck";
+/// e2fsck(8): nothing to mend, mended, mended and a reboot would be due if it were mounted.
+const E2FSCK_MENDED: [i32; 3] = [0, 1, 2];
+const REPART: &str = "systemd-repart";
+const REPART_DEFINITIONS: &str = "/usr/lib/trilith/repart.d";
+/// What of a partition says whether it is blank, and holds ext4's superblock.
+const START: usize = 4096;
+/// sysfs counts in sectors of 512 bytes, whatever the disk does.
+const SECTOR: u64 = 512;
+/// Less than this is alignment, not room.
+const WORTH_GROWING: u64 = 8 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk image with nothing in it, as a block device. The tests that need one do nothing for users other than root.
+    struct Loop {
+        folder: PathBuf,
+        device: PathBuf,
+    }
+
+    impl Loop {
+        fn new(name: &str, bytes: u64) -> Option<Loop> {
+            if !nix::unistd::geteuid().is_root() {
+                return None;
+            }
+            let folder = std::env::temp_dir().join(format!("trilith-state-{name}-{}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            File::create(folder.join("disk")).unwrap().set_len(bytes).unwrap();
+            let output = Command::new("losetup").args(["--find", "--show"]).arg(folder.join("disk")).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let device = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
+            Some(Loop { folder, device })
+        }
+
+        fn at(&self) -> PathBuf {
+            self.folder.join("mount")
+        }
+
+        fn open(&self) -> Result<Opened> {
+            open_partition(&self.device, &self.at())
+        }
+
+        fn write(&self, at: u64, bytes: &[u8]) {
+            let device = File::options().write(true).open(&self.device).unwrap();
+            device.write_all_at(bytes, at).unwrap();
+            device.sync_all().unwrap();
+        }
+
+        fn unmount(&self) {
+            nix::mount::umount(&self.at()).unwrap();
+        }
+    }
+
+    impl Drop for Loop {
+        fn drop(&mut self) {
+            let _ = nix::mount::umount(&self.at());
+            let _ = Command::new("losetup").arg("--detach").arg(&self.device).status();
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    #[test]
+    fn a_blank_partition_is_the_first_boot_and_keeps_what_is_written() {
+        let Some(disk) = Loop::new("blank", 16 << 20) else { return };
+        assert_eq!(disk.open().unwrap(), Opened::First);
+        fs::write(disk.at().join("secret"), "s").unwrap();
+        disk.unmount();
+        assert_eq!(disk.open().unwrap(), Opened::AsItWas);
+        assert_eq!(fs::read_to_string(disk.at().join("secret")).unwrap(), "s");
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_is_made_anew_and_the_reason_is_told() {
+        let Some(disk) = Loop::new("broken", 16 << 20) else { return };
+        disk.write(0, &[0x5a; 8192]);
+        let Opened::Anew { why } = disk.open().unwrap() else { panic!("garbage was taken for a file system") };
+        assert!(why.contains("no ext4 file system on /dev/loop"), "{why}");
+        disk.unmount();
+        // A superblock that looks right, over nothing that is.
+        let mut start = [0; START];
+        File::open(&disk.device).unwrap().read_exact_at(&mut start, 0).unwrap();
+        disk.write(0, &vec![0xff; 16 << 20]);
+        disk.write(0, &start);
+        let Opened::Anew { why } = disk.open().unwrap() else { panic!("a ruin was taken for a file system") };
+        assert!(why.starts_with("e2fsck: exit status: "), "{why}");
+    }
+
+    #[test]
+    fn errors_that_the_kernel_noted_are_mended_before_it_is_mounted() {
+        let Some(disk) = Loop::new("errors", 16 << 20) else { return };
+        disk.open().unwrap();
+        fs::write(disk.at().join("node"), "a").unwrap();
+        disk.unmount();
+        let mut state = [0; 2];
+        File::open(&disk.device).unwrap().read_exact_at(&mut state, 1024 + 58).unwrap();
+        let set = Command::new("debugfs").args(["-w", "-R", "ssv state 2"]).arg(&disk.device).status().unwrap();
+        assert!(set.success());
+        assert_eq!(disk.open().unwrap(), Opened::AsItWas);
+        assert_eq!(fs::read_to_string(disk.at().join("node")).unwrap(), "a");
+        let mut start = [0; START];
+        File::open(&disk.device).unwrap().read_exact_at(&mut start, 0).unwrap();
+        assert!(!Superblock::of(&start).unwrap().has_errors);
+    }
+
+    #[test]
+    fn the_file_system_grows_with_its_partition() {
+        // Growing a mounted file system takes CAP_SYS_RESOURCE (bit 24), which root lacks in some containers.
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+        let may_grow = u64::from_str_radix(capabilities, 16).unwrap() & 1 << 24 != 0;
+        let Some(disk) = Loop::new("grown", 16 << 20).filter(|_| may_grow) else { return };
+        disk.open().unwrap();
+        disk.unmount();
+        File::options().write(true).open(disk.folder.join("disk")).unwrap().set_len(64 << 20).unwrap();
+        assert!(Command::new("losetup").arg("--set-capacity").arg(&disk.device).status().unwrap().success());
+        assert_eq!(disk.open().unwrap(), Opened::AsItWas);
+        let found = nix::sys::statvfs::statvfs(&disk.at()).unwrap();
+        let size = found.blocks() as u64 * found.fragment_size() as u64;
+        assert!(size > 48 << 20, "{size}");
+    }
+
+    #[test]
+    fn a_superblock_is_known_by_its_magic() {
+        assert_eq!(Superblock::of(&[0; START]), None);
+        assert_eq!(Superblock::of(&[0xff; START]), None);
+    }
+}

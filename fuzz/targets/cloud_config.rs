@@ -9,7 +9,8 @@ fuzz_target!(|bytes: &[u8]| {
     let user = vec![Document::new("user-data", bytes.to_vec())];
     let taken = take(&Documents { user, ..Documents::default() });
     let lines = bytes.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count() as u32 + 1;
-    let packed = bytes.starts_with(&[0x1f, 0x8b]) || bytes.windows(8).any(|word| word.eq_ignore_ascii_case(b"encoding"));
+    let packed =
+        bytes.starts_with(&[0x1f, 0x8b]) || bytes.windows(8).any(|word| word.eq_ignore_ascii_case(b"encoding"));
     for finding in taken.findings.faults.iter().chain(&taken.findings.warnings) {
         assert!(packed || finding.line <= lines + 1, "{finding}");
     }

@@ -91,6 +91,7 @@ fn fits(pattern: &str, value: &str) -> bool {
 
 /// netdevice(7), `SIOCSIFNAME`.
 fn set_name(from: &str, to: &str) -> Result<(), Errno> {
+    // SAFETY: all its members are plain numbers, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (place, byte) in request.ifr_name.iter_mut().zip(from.bytes().take(libc::IFNAMSIZ - 1)) {
         *place = byte.cast_signed();
@@ -121,5 +122,17 @@ mod tests {
         for (pattern, value) in [("eth0", "eth01"), ("eth", "eth0"), ("?", ""), ("en*s", "ens1")] {
             assert!(!fits(pattern, value), "{pattern} {value}");
         }
+    }
+
+    #[test]
+    fn an_interface_gets_another_name() {
+        // In a network namespace of this thread alone, whose only interface is lo.
+        let renamed = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            set_name("lo", "trilith0").unwrap();
+            assert_eq!(set_name("lo", "x"), Err(Errno::ENODEV));
+            nix::net::if_::if_nametoindex("trilith0")
+        });
+        assert_eq!(renamed.join().unwrap(), Ok(1));
     }
 }

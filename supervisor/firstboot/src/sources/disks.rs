@@ -98,3 +98,31 @@ fn label(bytes: &[u8]) -> String {
 }
 
 const MOUNT_POINT: &str = "/run/trilith/seed";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_known_by_their_first_sectors() {
+        let path = std::env::temp_dir().join(format!("trilith-volume-{}", std::process::id()));
+        let probed = |at: &[(usize, &[u8])]| {
+            let mut disk = vec![0; 64 * 1024];
+            for (place, bytes) in at {
+                disk[*place..place + bytes.len()].copy_from_slice(bytes);
+            }
+            fs::write(&path, disk).unwrap();
+            probe(&path).map(|volume| (volume.kind, volume.label.clone(), volume.is_labelled()))
+        };
+        let end: (usize, &[u8]) = (510, &[0x55, 0xaa]);
+        let iso = probed(&[(32_769, b"CD001"), (32_808, b"cidata                          ")]);
+        let fat = probed(&[end, (43, b"CIDATA     "), (54, b"FAT12   ")]);
+        let fat32 = probed(&[end, (71, b"config-2   "), (82, b"FAT32   ")]);
+        let other = probed(&[end]);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(iso, Some(("iso9660", "CIDATA".to_owned(), true)));
+        assert_eq!(fat, Some(("vfat", "CIDATA".to_owned(), true)));
+        assert_eq!(fat32, Some(("vfat", "CONFIG-2".to_owned(), true)));
+        assert_eq!(other, None);
+    }
+}

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use self::arrivals::Arrivals;
 use crate::yaml::Node;
 
+pub mod arrivals;
 pub mod disks;
 pub mod guestinfo;
 pub mod kvp;
@@ -56,34 +57,30 @@ impl Document {
 ///
 /// With `wait`, a device that is not there yet is waited for, for at most [`LATEST`].
 pub fn look(wait: bool) -> (Option<Documents>, Vec<String>) {
-    let mut problems = Vec::new();
-    let found = look_once(&mut problems);
-    if found.is_some() || !wait {
-        return (found, problems);
+    let arrivals = if wait { Arrivals::watch(Path::new("/dev"), LATEST) } else { None };
+    let hints = smbios::hints(&dmi("product_serial"));
+    let hinted = hints.as_ref().and_then(smbios::documents);
+    loop {
+        let mut problems = Vec::new();
+        let found = look_once(hints.as_ref(), &mut problems);
+        if found.is_none() && arrivals.as_ref().is_some_and(Arrivals::next) {
+            continue;
+        }
+        let Some(mut found) = found else { return (hinted, problems) };
+        found.meta.extend(hinted.map(|hinted| hinted.meta).unwrap_or_default());
+        return (Some(found), problems);
     }
-    settle();
-    problems.clear();
-    let found = look_once(&mut problems);
-    (found, problems)
 }
 
 /// The sources in their order: labelled disks first, since somebody attached them on purpose.
-fn look_once(problems: &mut Vec<String>) -> Option<Documents> {
+fn look_once(hints: Option<&smbios::Hints>, problems: &mut Vec<String>) -> Option<Documents> {
     let volumes = disks::volumes();
     let (labelled, others): (Vec<_>, Vec<_>) = volumes.iter().partition(|volume| volume.is_labelled());
-    let hints = smbios::hints(&dmi("product_serial"));
-    let found = from_volumes(&labelled, problems)
-        .or_else(|| smbios::seed(hints.as_ref()?, problems))
+    from_volumes(&labelled, problems)
+        .or_else(|| smbios::seed(hints?, problems))
         .or_else(|| from_vmware(problems))
         .or_else(|| from_volumes(&others, problems))
-        .or_else(|| kvp::documents(&fs::read(kvp::POOL).ok()?));
-    match (found, hints.as_ref().and_then(smbios::documents)) {
-        (Some(mut found), Some(hinted)) => {
-            found.meta.extend(hinted.meta);
-            Some(found)
-        }
-        (found, hinted) => found.or(hinted),
-    }
+        .or_else(|| kvp::documents(&fs::read(kvp::POOL).ok()?))
 }
 
 fn from_volumes(volumes: &[&disks::Volume], problems: &mut Vec<String>) -> Option<Documents> {
@@ -108,12 +105,5 @@ fn dmi(name: &str) -> String {
     fs::read_to_string(Path::new("/sys/class/dmi/id").join(name)).unwrap_or_default()
 }
 
-/// Waits until udev has handled what the kernel has found so far.
-fn settle() {
-    let timeout = format!("--timeout={}", LATEST.as_secs());
-    // Without udevadm there is nobody to wait for.
-    let _ = Command::new("udevadm").arg("settle").arg(timeout).stdin(Stdio::null()).status();
-}
-
 /// The longest that is waited for a device with answers.
-pub const LATEST: Duration = Duration::from_secs(10);
+pub const LATEST: Duration = Duration::from_secs(5);

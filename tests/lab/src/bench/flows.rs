@@ -11,7 +11,7 @@ use super::haproxy;
 use super::said::{VIPS, move_vip, settle};
 use crate::lab::{Lab, VIP};
 use crate::load::{Break, Established, EstablishedOptions, EstablishedReport, Stall, Window};
-use crate::node::Node;
+use crate::node::{Node, State};
 
 /// Who carries a connection: the node whose HAProxy accepted it, and the node whose service answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,8 @@ impl Flows {
                 ..EstablishedOptions::new(SocketAddr::from((VIP, ECHO_PORT)))
             })?;
             // Right after a move a client may still send to the old owner, whose HAProxy then carries the connection.
-            let others = lab.nodes.iter().map(Node::name).filter(|other| *other != node.name());
+            let others = lab.nodes.iter().filter(|other| other.state() == State::Running).map(Node::name);
+            let others = others.filter(|other| *other != node.name());
             let mut known = Vec::new();
             for front in std::iter::once(node.name()).chain(others) {
                 known.push((front, haproxy::sessions(lab.node(front)?)?));

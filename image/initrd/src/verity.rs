@@ -19,7 +19,9 @@ use crate::modules::Modules;
 ///
 /// A block that does not match later panics the kernel, and `panic=` starts the machine anew: it must not go on with it.
 pub fn open(hash: &RootHash, partitions: &Partitions, modules: &mut Modules) -> Result<String> {
-    if std::fs::read_to_string("/proc/cmdline").unwrap_or_default().contains("ssse3") { modules.load("sha256_ssse3")?; }
+    if std::fs::read_to_string("/proc/cmdline").unwrap_or_default().contains("ssse3") {
+        modules.load("sha256_ssse3")?;
+    }
     modules.load("dm_verity")?;
     let verity = format!("/dev/{}", partitions.verity);
     let mut superblock = [0; SUPERBLOCK];
@@ -32,7 +34,18 @@ pub fn open(hash: &RootHash, partitions: &Partitions, modules: &mut Modules) -> 
     let mut count = [0; 4];
     root.read_exact_at(&mut count, EROFS_BLOCKS).or_fault(&device, WRONG_DISK)?;
     let blocks = u64::from(u32::from_le_bytes(count));
-    let t=std::time::Instant::now(); let mut buf=vec![0u8;1<<20]; let mut r=File::open(&device).or_fault("x", WRONG_DISK)?; let mut n=0; loop { let k=r.read(&mut buf).or_fault("x", WRONG_DISK)?; if k==0 {break;} n+=k; } crate::fault::say(&format!("XXX read {n} in {:?}", t.elapsed()));
+    let t = std::time::Instant::now();
+    let mut buf = vec![0u8; 1 << 20];
+    let mut r = File::open(&device).or_fault("x", WRONG_DISK)?;
+    let mut n = 0;
+    loop {
+        let k = r.read(&mut buf).or_fault("x", WRONG_DISK)?;
+        if k == 0 {
+            break;
+        }
+        n += k;
+    }
+    crate::fault::say(&format!("XXX read {n} in {:?}", t.elapsed()));
     if blocks != tree.blocks {
         let what = format!("{verity}: for {} blocks, but the root has {blocks}", tree.blocks);
         return Err(Fault::new(what, WRONG_DISK));

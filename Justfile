@@ -58,6 +58,11 @@ conformance: setup
     cargo build --package trilith-shell
     @image/build run python3 tests/conformance/firstboot/judge.py target/debug/trilith
 
+# Build the appliance's disk, build/image/trilith.raw, and say what takes the room. The last line is one JSON object.
+image: setup
+    @image/build disk
+    @image/build run image/weigh build/image
+
 # Build the appliance's root tree into build/root (nothing to do when no input changed).
 root: setup
     @image/build root

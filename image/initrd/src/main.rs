@@ -44,8 +44,14 @@ fn start() -> Result<Infallible> {
     let partitions = disk::wait_for(&hash, &mut modules)?;
     let device = verity::open(&hash, &partitions, &mut modules)?;
     root::mount_root(&device, &mut modules)?;
+    for module in WANTED {
+        modules.load_if_possible(module);
+    }
     root::switch()
 }
+
+/// What no device asks for by itself: CD-ROMs that come up later, the kernel's own watchdog, key events for logind.
+const WANTED: [&str; 3] = ["sr_mod", "softdog", "evdev"];
 
 /// Time to read a message on a console before the machine starts anew.
 const REBOOT_AFTER: Duration = Duration::from_secs(15);

@@ -43,10 +43,15 @@ impl Modules {
             }
             let names = self.aliases.iter().filter(|(pattern, _)| matches(pattern, &alias));
             for name in names.map(|(_, name)| name.clone()).collect::<Vec<_>>() {
-                if let Err(fault) = self.load(&name) {
-                    fault::say(&fault.to_string());
-                }
+                self.load_if_possible(&name);
             }
+        }
+    }
+
+    /// As [`Modules::load`], but a failure is only reported: the system starts without it.
+    pub fn load_if_possible(&mut self, name: &str) {
+        if let Err(fault) = self.load(name) {
+            fault::say(&fault.to_string());
         }
     }
 

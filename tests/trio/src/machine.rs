@@ -73,14 +73,12 @@ impl Machine {
             bail!("no disk image {} (build it with `image/build disk --service lab`)", base.display());
         }
         let base = base.canonicalize()?.display().to_string();
-        let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, "disk.qcow2"];
+        let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, "disk.qcow2", DISK_SIZE];
         tools::run(&self.home, "qemu-img", &arguments)?;
+        tools::run(&self.home, "cp", &[OPEN_VARS, "vars.fd"])?;
         match self.plan.firmware {
-            Firmware::Open => tools::run(&self.home, "cp", &[OPEN_VARS, "vars.fd"]).map(drop),
-            Firmware::Secure => {
-                let vars = tools::images()?.join("OVMF_VARS.trilith.fd");
-                fs::copy(&vars, self.file("vars.fd")).map(drop).with_context(|| format!("no {}", vars.display()))
-            }
+            Firmware::Open => Ok(()),
+            Firmware::Secure => self.enrol_keys(),
         }
     }
 
@@ -185,6 +183,18 @@ impl Machine {
         format!("machine {} ({:?}), end of {}:\n{last}", self.name(), self.state(), self.file("serial.log").display())
     }
 
+    /// Writes the project's keys into the firmware's variables, as an operator would, and switches Secure Boot on.
+    fn enrol_keys(&self) -> Result<()> {
+        let keys = tools::keys()?;
+        let owner =
+            fs::read_to_string(keys.join("owner")).with_context(|| format!("no owner in {}", keys.display()))?;
+        let owner = owner.trim();
+        let [pk, kek, db] = ["PK", "KEK", "db"].map(|name| keys.join(format!("{name}.crt")).display().to_string());
+        let names = ["--set-pk", owner, &pk, "--add-kek", owner, &kek, "--add-db", owner, &db];
+        let files = ["--inplace", "vars.fd", "--no-microsoft", "--secure-boot"];
+        tools::run(&self.home, "virt-fw-vars", &[&files[..], &names].concat()).map(drop)
+    }
+
     fn group(&self) -> Option<Group> {
         Group::read(&self.file("process"))
     }
@@ -251,6 +261,8 @@ fn plain(text: &str) -> String {
 const OPEN_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OPEN_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 const SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+/// More than the image has, as an import with room for the state's partition.
+const DISK_SIZE: &str = "1G";
 /// QEMU has its machine ready within a second, several times that on a busy host.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// A guest asks its services to end before it does.

@@ -48,7 +48,7 @@ pub enum Addressing {
 pub enum Firmware {
     /// Anything boots.
     Open,
-    /// Secure Boot with the project's keys enrolled (`OVMF_VARS.trilith.fd` beside the image).
+    /// Secure Boot, with the keys enrolled that signed the image.
     Secure,
 }
 
@@ -85,7 +85,7 @@ impl Plan {
             addressing: Addressing::Static,
             firmware: Firmware::Open,
             memory_mib: MEMORY_MIB,
-            disk: tools::images()?.join("trilith.raw"),
+            disk: tools::image()?.join("trilith.raw"),
             set: vec![0],
             accel,
         })

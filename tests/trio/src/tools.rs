@@ -16,7 +16,7 @@ pub fn prepare() -> Result<()> {
 ///
 /// # Errors
 /// When it fails; it has said why by then.
-pub fn image_build(args: &[&str]) -> Result<()> {
+fn image_build(args: &[&str]) -> Result<()> {
     let status = Command::new(repository()?.join("image/build")).args(args).status();
     let status = status.context("cannot start image/build")?;
     if !status.success() {
@@ -64,7 +64,26 @@ pub fn run(directory: &Path, program: &str, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Where the built images are.
-pub fn images() -> Result<PathBuf> {
-    Ok(build_directory(&repository()?).join("image"))
+/// Where the image with the laboratory's service is, and what was built with it: what `TRILITH_IMAGE` names, or what
+/// [`build_image`] builds.
+pub fn image() -> Result<PathBuf> {
+    match std::env::var_os("TRILITH_IMAGE") {
+        Some(directory) => Ok(PathBuf::from(directory)),
+        None => Ok(build_directory(&repository()?).join("image-lab")),
+    }
+}
+
+/// Builds that image if it is not up to date, unless `TRILITH_IMAGE` names one that was built before.
+pub fn build_image() -> Result<()> {
+    match std::env::var_os("TRILITH_IMAGE") {
+        Some(_) => prepare(),
+        None => image_build(&["disk", "--service", "lab"]),
+    }
+}
+
+/// Where the keys are that signed it (image/keys).
+pub fn keys() -> Result<PathBuf> {
+    let path = build_directory(&repository()?).join("keys.path");
+    let keys = std::fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
+    Ok(PathBuf::from(keys.trim()))
 }

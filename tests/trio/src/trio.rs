@@ -192,10 +192,10 @@ pub fn up(keep: bool) -> Result<Trio> {
 
 /// Builds the image with the laboratory's service in it if it is not up to date, and finds out what can run it.
 pub fn prepare() -> Result<Accel> {
-    tools::image_build(&["disk", "--service", "lab"])?;
+    tools::build_image()?;
     let directory = build_directory(&repository()?).join("trio-probe");
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let accel = Accel::probe(&tools::images()?.join("trilith.efi"), &directory);
+    let accel = Accel::probe(&tools::image()?.join("trilith.efi"), &directory);
     fs::remove_dir_all(&directory)?;
     let accel = accel?;
     say(match accel {

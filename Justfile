@@ -53,15 +53,39 @@ trio *args: setup
 bench *args: root binaries
     @if [ "${1:-}" = boot ]; then {{ trio }} bench "$@"; else {{ lab }} bench "$@"; fi
 
-# Compare our first boot with Debian's real cloud-init, document by document. The last line is one JSON object.
+# Foreign programs judge: cloud-init our first boot, document by document; COT, virt-v2v, qemu-img, libvirt and more what `dist` makes.
+# Each part's last line is one JSON object.
 conformance: setup
     cargo build --package trilith-shell
     @image/build run python3 tests/conformance/firstboot/judge.py target/debug/trilith
+    @tests/conformance/ova/run
 
 # Build the appliance's disk, build/image/trilith.raw, and say what takes the room. The last line is one JSON object.
 image: setup
     @image/build disk
     @image/build run image/weigh build/image
+
+# Pack the disk for vSphere, Hyper-V and KVM into build/dist. The last line is one JSON object.
+dist *args: setup
+    @ova/dist "$@"
+
+# What three machines are told at their first boot: seed SET.TOML [DIRECTORY]; without a directory it is only checked.
+seed *args:
+    @cargo run --quiet --package trilith-ova --bin trilith-seed -- "$@"
+
+# Build the disk twice from nothing and compare the bytes. The last line is one JSON object.
+image-twice: setup
+    @image/twice
+
+# Build the disk of the mirrors' newest packages and record their versions in image/packages.lock.
+image-update: setup
+    @image/build update
+
+# Make a bundle of the image, build/trilith-VERSION.bundle: bundle [--notes FILE] [--floor VERSION] [--min-version VERSION] [--expires UTC].
+bundle *args: image
+    @cargo build --quiet --release --package trilith-mkbundle
+    @[ -n "${TRILITH_KEYS:-}" ] || target/release/trilith-mkbundle keys build/keys
+    @target/release/trilith-mkbundle make --keys "${TRILITH_KEYS:-build/keys}" --output build "$@" os build/image
 
 # Build the appliance's root tree into build/root (nothing to do when no input changed).
 root: setup

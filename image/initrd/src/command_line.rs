@@ -11,16 +11,6 @@ impl RootHash {
     pub fn hex(&self) -> &str {
         &self.0
     }
-
-    /// The UUID of the root's partition: the first half (Discoverable Partitions Specification).
-    pub fn root_partition(&self) -> String {
-        uuid(&self.0[..HASH_DIGITS / 2])
-    }
-
-    /// The UUID of the hash tree's partition: the second half.
-    pub fn verity_partition(&self) -> String {
-        uuid(&self.0[HASH_DIGITS / 2..])
-    }
 }
 
 /// The value of `roothash=`; the last one counts.
@@ -33,10 +23,6 @@ pub fn root_hash(command_line: &str) -> Result<RootHash> {
     Ok(RootHash(value.to_ascii_lowercase()))
 }
 
-fn uuid(digits: &str) -> String {
-    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
-}
-
 /// SHA-256.
 const HASH_DIGITS: usize = 64;
 
@@ -45,13 +31,6 @@ mod tests {
     use super::*;
 
     const HASH: &str = "00112233445566778899aabbccddeeffF0e1d2c3b4a5968778695a4b3c2d1e0f";
-
-    #[test]
-    fn the_two_partitions_are_the_two_halves_of_the_root_hash() {
-        let hash = root_hash(&format!("quiet roothash={HASH} panic=5\n")).unwrap();
-        assert_eq!(hash.root_partition(), "00112233-4455-6677-8899-aabbccddeeff");
-        assert_eq!(hash.verity_partition(), "f0e1d2c3-b4a5-9687-7869-5a4b3c2d1e0f");
-    }
 
     #[test]
     fn the_last_root_hash_counts() {

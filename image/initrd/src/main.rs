@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kernel ─▶ mount /proc /sys /dev ─▶ load the drivers of the disks that are there
-//!        ─▶ wait for the two partitions that the root hash names ─▶ dm-verity ─▶ erofs, read-only
+//!        ─▶ wait for the slot that the root hash names ─▶ watchdog ─▶ dm-verity ─▶ erofs, read-only
 //!        ─▶ /etc under a layer in memory, /var in memory ─▶ that becomes `/` ─▶ systemd
 //! ```
 //!
@@ -13,11 +13,11 @@ mod command_line;
 mod device_mapper;
 mod disk;
 mod fault;
-mod gpt;
 mod modules;
 mod root;
 mod uevent;
 mod verity;
+mod watchdog;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -40,15 +40,20 @@ fn start() -> Result<Infallible> {
     root::mount_kernel_file_systems()?;
     let command_line = fault::read("/proc/cmdline")?;
     let hash = command_line::root_hash(&command_line)?;
-    let mut modules = modules::Modules::read()?;
-    let partitions = disk::wait_for(&hash, &mut modules)?;
-    let device = verity::open(&hash, &partitions, &mut modules)?;
-    root::mount_root(&device, &mut modules)?;
-    for module in WANTED {
-        modules.load_if_possible(module);
-    }
+    let modules = modules::Modules::read()?;
+    let slot = std::thread::scope(|scope| {
+        scope.spawn(|| FOR_THE_ROOT.iter().chain(&WANTED).for_each(|name| modules.load_if_possible(name)));
+        disk::wait_for(&hash, &modules)
+    })?;
+    watchdog::start();
+    let device = verity::open(&hash, &slot)?;
+    root::mount_root(&device)?;
     root::switch()
 }
+
+/// What opens the root. SHA-256 by the processor's own instructions, where it has them: dm-verity takes the best that is there.
+/// erofs asks for its checksum by name, and there is no modprobe here that could bring it.
+const FOR_THE_ROOT: [&str; 5] = ["sha256_ssse3", "dm_verity", "crc32c_generic", "erofs", "overlay"];
 
 /// What no device asks for by itself: CD-ROMs that come up later, the kernel's own watchdog, key events for logind.
 const WANTED: [&str; 3] = ["sr_mod", "softdog", "evdev"];

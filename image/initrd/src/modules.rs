@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
@@ -20,6 +21,12 @@ pub struct Modules {
     aliases: Vec<(String, String)>,
     /// A module's file and the files that it needs, as in modules.dep.
     files: BTreeMap<String, Vec<String>>,
+    done: Mutex<Done>,
+}
+
+/// Files that are loaded, and aliases that have been looked at.
+#[derive(Debug, Default)]
+struct Done {
     loaded: BTreeSet<String>,
     seen: BTreeSet<String>,
 }
@@ -31,42 +38,58 @@ impl Modules {
         let directory = Path::new("/usr/lib/modules").join(release.trim());
         let text = |name: &str| fault::read(&directory.join(name).display().to_string());
         let (aliases, files) = (parse_aliases(&text("modules.alias")?), parse_dependencies(&text("modules.dep")?));
-        Ok(Modules { directory, aliases, files, loaded: BTreeSet::new(), seen: BTreeSet::new() })
+        Ok(Modules { directory, aliases, files, done: Mutex::default() })
     }
 
-    /// Loads the modules of all devices that have come up since the last call. A driver that cannot be loaded is reported, and
-    /// the others are tried: the disk may hang on one of them.
-    pub fn load_for_devices(&mut self) {
-        for alias in device_aliases() {
-            if !self.seen.insert(alias.clone()) {
-                continue;
+    /// Loads the modules of all devices that have come up since the last call, several at a time: checking signatures takes the
+    /// processor, looking for disks takes patience. A driver that cannot be loaded is reported; the disk may hang on another.
+    pub fn load_for_devices(&self) {
+        let names = Mutex::new(self.names_for_devices().into_iter());
+        let next = || names.lock().unwrap_or_else(PoisonError::into_inner).next();
+        std::thread::scope(|scope| {
+            for _ in 0..AT_A_TIME {
+                scope.spawn(|| {
+                    while let Some(name) = next() {
+                        self.load_if_possible(&name);
+                    }
+                });
             }
-            let names = self.aliases.iter().filter(|(pattern, _)| matches(pattern, &alias));
-            for name in names.map(|(_, name)| name.clone()).collect::<Vec<_>>() {
-                self.load_if_possible(&name);
-            }
-        }
+        });
+    }
+
+    fn names_for_devices(&self) -> BTreeSet<String> {
+        let aliases = device_aliases().into_iter().filter(|alias| self.done().seen.insert(alias.clone()));
+        let names = aliases.flat_map(|alias| {
+            let fitting = self.aliases.iter().filter(move |(pattern, _)| matches(pattern, &alias));
+            fitting.map(|(_, name)| name.clone())
+        });
+        names.collect()
     }
 
     /// As [`Modules::load`], but a failure is only reported: the system starts without it.
-    pub fn load_if_possible(&mut self, name: &str) {
+    pub fn load_if_possible(&self, name: &str) {
         if let Err(fault) = self.load(name) {
             fault::say(&fault.to_string());
         }
     }
 
-    /// Loads a module and before it those that it needs.
-    pub fn load(&mut self, name: &str) -> Result<()> {
+    /// Loads a module and before it those that it needs. When two threads load the same one, the kernel lets the second wait.
+    pub fn load(&self, name: &str) -> Result<()> {
         let Some(files) = self.files.get(name).cloned() else {
             return Err(fault::Fault::new(format!("module {name} is not in the initrd"), WRONG_IMAGE));
         };
         // modules.dep names what must be there first, last.
         for file in files.iter().rev() {
-            if self.loaded.insert(file.clone()) {
+            if !self.done().loaded.contains(file) {
                 self.insert(file)?;
+                self.done().loaded.insert(file.clone());
             }
         }
         Ok(())
+    }
+
+    fn done(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn insert(&self, file: &str) -> Result<()> {
@@ -157,6 +180,9 @@ fn in_class(class: &[u8], byte: u8) -> bool {
     }
     false
 }
+
+/// More than an appliance has processors: some of the drivers wait for their hardware.
+const AT_A_TIME: usize = 4;
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,6 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot, execv};
 
 use crate::fault::{self, Context, Result, WRONG_DISK, WRONG_IMAGE};
-use crate::modules::Modules;
 
 /// The file systems that devices and modules are found in.
 pub fn mount_kernel_file_systems() -> Result<()> {
@@ -22,11 +21,7 @@ pub fn mount_kernel_file_systems() -> Result<()> {
 }
 
 /// Puts the new root together under [`NEW_ROOT`].
-pub fn mount_root(device: &str, modules: &mut Modules) -> Result<()> {
-    // erofs asks the crypto layer for this checksum by name, and there is no modprobe here that could bring it.
-    modules.load("crc32c_generic")?;
-    modules.load("erofs")?;
-    modules.load("overlay")?;
+pub fn mount_root(device: &str) -> Result<()> {
     let read_only = MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
     mount(Some(device), NEW_ROOT, Some("erofs"), read_only, None::<&str>)
         .or_fault(&format!("{device} as the root"), WRONG_DISK)?;

@@ -10,28 +10,35 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use sha2::{Digest, Sha256};
 
 use crate::command_line::RootHash;
 use crate::device_mapper;
-use crate::disk::Partitions;
+use crate::disk::Slot;
 use crate::fault::{Context, Fault, Result, WRONG_DISK};
-use crate::modules::Modules;
+
+/// Whether the tree on this block device has the root hash at its top. A device that cannot be read has not.
+pub fn is_of(device: &str, hash: &RootHash) -> bool {
+    let mut blocks = [0; SUPERBLOCK + BLOCK as usize];
+    let read = File::open(Path::new("/dev").join(device)).and_then(|device| device.read_exact_at(&mut blocks, 0));
+    let (superblock, top) = blocks.split_at(SUPERBLOCK);
+    let salt = superblock.try_into().ok().and_then(|superblock| parse(superblock).ok()).map(|tree| tree.salt);
+    let digest = salt.map(|salt| Sha256::new().chain_update(salt).chain_update(top).finalize());
+    read.is_ok() && digest.is_some_and(|digest| hex(&digest) == hash.hex())
+}
 
 /// Opens the root under its hash, reads all of it once, and returns the device's path.
 ///
 /// A block that does not match panics the kernel, and `panic=` starts the machine anew. Because all blocks are read here, a
 /// root that was altered anywhere never starts, instead of failing when the altered block is needed. That takes a tenth of a
 /// second on today's processors, a second under emulation.
-pub fn open(hash: &RootHash, partitions: &Partitions, modules: &mut Modules) -> Result<String> {
-    // The processor's own instructions for SHA-256, where it has them; dm-verity takes the best that is there when it starts.
-    modules.load_if_possible("sha256_ssse3");
-    modules.load("dm_verity")?;
-    let verity = format!("/dev/{}", partitions.verity);
+pub fn open(hash: &RootHash, slot: &Slot) -> Result<String> {
+    let verity = format!("/dev/{}", slot.verity);
     let mut superblock = [0; SUPERBLOCK];
     let read = File::open(&verity).and_then(|mut device| device.read_exact(&mut superblock));
     read.or_fault(&verity, WRONG_DISK)?;
     let tree = parse(&superblock).map_err(|what| Fault::new(format!("{verity}: {what}"), WRONG_DISK))?;
-    let parameters = tree.parameters(&number(&partitions.root)?, &number(&partitions.verity)?, hash);
+    let parameters = tree.parameters(&number(&slot.root)?, &number(&slot.verity)?, hash);
     let device = device_mapper::create("root", tree.blocks * SECTORS, "verity", &parameters, WRONG_DISK)?;
     let root = File::open(&device).or_fault(&device, WRONG_DISK)?;
     let mut count = [0; 4];
@@ -63,8 +70,7 @@ struct Tree {
 impl Tree {
     /// Documentation/admin-guide/device-mapper/verity.rst. The tree starts one block behind the superblock.
     fn parameters(&self, data: &str, tree: &str, hash: &RootHash) -> String {
-        let salt = self.salt.map(|byte| format!("{byte:02x}")).concat();
-        let blocks = self.blocks;
+        let (blocks, salt) = (self.blocks, hex(&self.salt));
         format!("1 {data} {tree} {BLOCK} {BLOCK} {blocks} 1 sha256 {} {salt} 1 panic_on_corruption", hash.hex())
     }
 }
@@ -103,6 +109,10 @@ fn written(tree: &Tree) -> [u8; SUPERBLOCK] {
     put(80, &(SALT as u16).to_le_bytes());
     put(88, &tree.salt);
     bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A block device as `MAJOR:MINOR`.

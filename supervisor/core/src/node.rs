@@ -57,6 +57,7 @@ pub struct Node {
     quiet_until: Time,
     last_step: Time,
     peers: Vec<Peer>,
+    version: [u16; 3],
     vips: Vec<Vip>,
     health: Health,
     fitness: Fitness,
@@ -116,6 +117,7 @@ impl Node {
         Node {
             own: Own { me, session, counter: 0 },
             mac,
+            version: crate::VERSION,
             planted: Planted::default(),
             quiet_until,
             last_step: now,
@@ -144,6 +146,12 @@ impl Node {
             deadline: now,
             settings,
         }
+    }
+
+    /// Says this version to the peers, where the system's is another than this code's.
+    pub fn of_version(mut self, version: [u16; 3]) -> Node {
+        self.version = version;
+        self
     }
 
     /// Plants a bug, to prove that the simulator finds it.
@@ -466,7 +474,8 @@ impl Node {
             self.fitness = fitness;
             self.fit_since = (fitness == Fitness::Fit).then_some(now);
         }
-        if now >= self.unit_due && self.health.relay == Some(true) {
+        // Out of service, HAProxy may end its connections and itself in peace (a rollout asks it to).
+        if now >= self.unit_due && self.health.relay == Some(true) && !self.health.drained {
             if self.health.haproxy == Some(false) {
                 self.unit_due = now + UNIT_PATIENCE;
                 out.push(Command::Start(Unit::Haproxy));

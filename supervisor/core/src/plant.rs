@@ -63,10 +63,34 @@ pub enum Bug {
     IgnoreHigherEpoch,
     /// The lease is counted from the receipt of a grant instead of from the sending of the claim.
     LeaseFromReceipt,
+    /// A node takes its turn although another one does not serve.
+    TurnAlone,
+    /// A node gives its turn back before it serves again.
+    GiveBackDrained,
+    /// A node that is past draining does not look at the others again before it restarts.
+    ActBlindly,
+    /// A new system is blessed although no peer has seen it serve.
+    BlessUnseen,
+    /// A new system that nobody sees serve is never given up.
+    TrialForEver,
+    /// A node that is drained stays so when the rollout is paused.
+    StayDrained,
+    /// What is not confirmed is not taken back.
+    NeverRevert,
+    /// A node that is silent for ever is waited for.
+    WaitForEver,
+    /// The shell says that a request is committed when its own disk alone has it.
+    CommitAlone,
+    /// The shell gives a boot entry its name before the slot is written.
+    EntryFirst,
+    /// A holder of a singleton counts its lease from the grant instead of from the asking.
+    SingletonFromGrant,
+    /// A singleton's lease is asked for before the whole term has passed.
+    SingletonEarly,
 }
 
 impl Bug {
-    /// All of them.
+    /// Those of VIPs and leases.
     pub const ALL: [Bug; 16] = [
         Bug::SkipMargin,
         Bug::GrantTwice,
@@ -84,5 +108,20 @@ impl Bug {
         Bug::Silent,
         Bug::IgnoreHigherEpoch,
         Bug::LeaseFromReceipt,
+    ];
+    /// Those of rollouts, slots and singletons.
+    pub const OF_ROLLOUTS: [Bug; 12] = [
+        Bug::TurnAlone,
+        Bug::GiveBackDrained,
+        Bug::ActBlindly,
+        Bug::BlessUnseen,
+        Bug::TrialForEver,
+        Bug::StayDrained,
+        Bug::NeverRevert,
+        Bug::WaitForEver,
+        Bug::CommitAlone,
+        Bug::EntryFirst,
+        Bug::SingletonFromGrant,
+        Bug::SingletonEarly,
     ];
 }

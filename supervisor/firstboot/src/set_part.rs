@@ -41,6 +41,7 @@ pub fn read(field: &Field<'_>, answers: &Answers, findings: &mut Findings) -> Op
     };
     let secret = secret_of(secret.as_ref(), &settings, field, answers, findings);
     let node = node_of(name.as_ref(), &settings, field, answers, findings)?;
+    agreement::check(&settings, &node, field, answers, findings)?;
     Some(SetPart { document, secret: secret?, node })
 }
 
@@ -289,6 +290,8 @@ fn with_secret_file(document: &str, lines: &mut Vec<u32>) -> String {
     }
     text
 }
+
+mod agreement;
 
 /// Where the set secret lies unless the document says otherwise.
 pub const SECRET_FILE: &str = "/var/lib/trilith/secret";

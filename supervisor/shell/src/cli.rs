@@ -12,7 +12,7 @@ use trilith_core::config::ConfigError;
 use self::exit::{EXIT_CODES, Exit};
 use crate::control::client::{Unanswered, ask};
 use crate::control::{Power, Request, Response};
-use crate::{console, disk, firstboot, paths, run, state};
+use crate::{console, coordinator, disk, firstboot, paths, run, slot, state};
 
 mod check;
 mod deed;
@@ -23,6 +23,7 @@ mod schema;
 pub(crate) mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+mod upgrade;
 mod watch;
 
 /// Three small machines that hold a virtual IP together.
@@ -74,9 +75,12 @@ enum Command {
     /// Take nodes out of service and put them back.
     #[command(subcommand)]
     Node(NodeCommand),
-    /// Check configuration documents.
+    /// Check the set's document, show it, or bring a new one to all nodes.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Patch the set, one node at a time, while it serves.
+    #[command(subcommand)]
+    Upgrade(upgrade::UpgradeCommand),
     /// Write an archive with what somebody who helps from afar would ask for.
     ///
     /// It holds the status, the journal, the first boot's report, the set's document, units, addresses, routes, firewall rules
@@ -127,6 +131,24 @@ enum Command {
         /// Which node of the document this is [default: the line in /var/lib/trilith/node, else the host's name].
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
+    },
+    /// Run the coordinator: the service that keeps what the set has agreed on, which systemd starts.
+    ///
+    /// It carries bundles, rollouts and documents: what must be right rather than fast. Who owns a VIP is the supervisor's matter.
+    #[command(after_long_help = examples(&[("systemctl restart trilith-coordinator", "The usual way to start it anew.")]))]
+    Coordinate {
+        /// The set's document.
+        #[arg(long, value_name = "FILE", default_value = paths::SET_FILE)]
+        config: PathBuf,
+        /// Which node of the document this is [default: as trilith supervise].
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
+    /// One deed on this machine's two slots: what the units trilith-slot@.service do for the coordinator.
+    #[command(after_long_help = examples(&[("systemctl start trilith-slot@observe", "Look at both, into /run/trilith-slot/slots.json.")]))]
+    Slot {
+        /// observe, stage-VERSION, switch-VERSION, bless, revert or on-trial.
+        deed: slot::Deed,
     },
     /// Take and apply the first-boot answers: what the unit trilith-firstboot.service does at every boot.
     ///
@@ -233,6 +255,23 @@ enum NodeCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Give the place of a node whose disk is lost to a new machine of the same name.
+    ///
+    /// Its old identity leaves the set, and a machine with the same first-boot answers and an empty disk is admitted; its data comes
+    /// from the others. Needs a majority of the set.
+    #[command(after_long_help = examples(&[("trilith node replace c", "On a or b: c was imported anew.")]))]
+    Replace(NodeArgs),
+    /// Make the state of this node count, when most disks of the set are lost.
+    ///
+    /// What the lost disks alone had decided is gone. The other nodes are given this node's state.
+    #[command(after_long_help = examples(&[("trilith node recover", "On the node that still has its disk.")]))]
+    Recover,
+}
+
+#[derive(Debug, clap::Args)]
+struct NodeArgs {
+    /// Name of the node.
+    node: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -267,6 +306,34 @@ enum ConfigCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Bring a document to all nodes, one after the other, without a break of service.
+    ///
+    /// A node that is unfit with it makes it go back everywhere, and so does a confirmation that does not come in time.
+    #[command(after_long_help = examples(&[
+        ("trilith config show > set.toml && vi set.toml && trilith config apply --confirm-within 300 set.toml", "Change it, with a way back."),
+    ]))]
+    Apply {
+        /// The document, - for stdin.
+        file: PathBuf,
+        /// Seconds in which trilith config confirm must be given once all nodes have it.
+        #[arg(long, value_name = "SECONDS")]
+        confirm_within: Option<u32>,
+        /// Say what would happen, and what speaks against it.
+        #[arg(long)]
+        dry_run: bool,
+        /// Stay until it has ended, and show how it goes on.
+        #[arg(long)]
+        wait: bool,
+        /// Print JSON, a line for every change.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep the document that is on trial.
+    #[command(after_long_help = examples(&[("trilith config confirm", "It works: keep it.")]))]
+    Confirm,
+    /// Print the document in force.
+    #[command(after_long_help = examples(&[("trilith config show > backup.toml", "Keep a copy.")]))]
+    Show,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -302,13 +369,26 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
         Command::SupportBundle { output: Some(output) } => deed::bundle(&socket, &output),
         Command::Console { line } => console(&socket, line),
         Command::Config(ConfigCommand::Check { file, json }) => check::check(&file, json),
+        Command::Config(ConfigCommand::Apply { file, confirm_within, dry_run, wait, json }) => {
+            upgrade::apply(&file, confirm_within, dry_run, wait, json)
+        }
+        Command::Config(ConfigCommand::Confirm) => upgrade::confirm(),
+        Command::Config(ConfigCommand::Show) => upgrade::show_document(),
+        Command::Upgrade(command) => upgrade::upgrade(command),
+        Command::Node(NodeCommand::Replace(NodeArgs { node })) => upgrade::replace(node),
+        Command::Node(NodeCommand::Recover) => upgrade::recover(),
         Command::Node(NodeCommand::Reset { yes }) => end(firstboot::reset(yes), false),
         Command::Firstboot(args) => end(firstboot::firstboot(&args), args.json),
         Command::State => {
             state::open();
             Exit::Ok
         }
-        Command::Supervise { config, node } => supervise(config, node),
+        Command::Supervise { config, node } => daemon(run::supervise(config, node)),
+        Command::Coordinate { config, node } => daemon(coordinator::coordinate(config, node)),
+        Command::Slot { deed } => match slot::run(deed) {
+            Ok(()) => Exit::Ok,
+            Err(error) => fail(Exit::Failed, &format!("{error:#}")),
+        },
         Command::Completion { shell } => complete(shell),
     }
 }
@@ -316,9 +396,10 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
 /// Whether operators who may do nothing but run trilith may run this. `supervise` is for systemd.
 fn for_operators(command: &Command) -> bool {
     match command {
-        Command::Status { .. } | Command::Vip(_) | Command::Node(_) | Command::Config(_) => true,
+        Command::Status { .. } | Command::Vip(_) | Command::Node(_) | Command::Config(_) | Command::Upgrade(_) => true,
         Command::SupportBundle { .. } | Command::Console { .. } | Command::Completion { .. } => true,
         Command::Firstboot(_) | Command::State | Command::Supervise { .. } => false,
+        Command::Coordinate { .. } | Command::Slot { .. } => false,
     }
 }
 
@@ -413,7 +494,8 @@ fn show_status(socket: &Path, json: bool) -> Exit {
     print(&lines.iter().map(|line| paint.line(line) + "\n").collect::<String>(), Exit::Ok)
 }
 
-fn supervise(config: PathBuf, node: Option<String>) -> Exit {
+/// Runs a service to its end.
+fn daemon(service: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> Exit {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TRILITH_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     // systemd notes the time and the program by itself.
@@ -422,7 +504,7 @@ fn supervise(config: PathBuf, node: Option<String>) -> Exit {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
         // As a task, because waking the outermost future costs a system call each time (tokio's current-thread runtime).
-        Ok(runtime) => runtime.block_on(async { tokio::spawn(run::supervise(config, node)).await? }),
+        Ok(runtime) => runtime.block_on(async { tokio::spawn(service).await? }),
         Err(error) => Err(anyhow::Error::new(error).context("starting the runtime")),
     };
     let Err(error) = ended else { return Exit::Ok };
@@ -453,6 +535,11 @@ fn report(exit: Exit, result: &'static str, text: &str, json: bool) -> Exit {
     // Without stderr there is nobody left to tell.
     let _ = writeln!(std::io::stderr(), "trilith: {text}");
     exit
+}
+
+/// Bad news for people.
+fn fail(exit: Exit, text: &str) -> Exit {
+    report(exit, "failed", text, false)
 }
 
 fn print_json(value: &impl Serialize, exit: Exit) -> Exit {
@@ -502,7 +589,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 14);
+        assert_eq!(found.len(), 31);
         for mut command in found {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:\n") && help.contains("Exit codes:\n"), "{help}");
@@ -512,7 +599,7 @@ mod tests {
     #[test]
     fn every_answer_has_its_documented_exit_code() {
         let text = || "x".to_owned();
-        let code = |answer| judge(&answer).0 as u8;
+        let code = |answer| judge(&answer).0.code();
         assert_eq!(code(Ok(Response::Done { text: text() })), 0);
         assert_eq!(code(Ok(Response::Refused { text: text() })), 1);
         assert_eq!(code(Ok(Response::Invalid { text: text() })), 1);

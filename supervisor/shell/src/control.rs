@@ -15,11 +15,12 @@ use trilith_core::event;
 use trilith_core::status::Status;
 
 pub mod client;
-mod peer;
+pub(crate) mod peer;
 mod power;
 mod server;
 
 pub use power::{Power, successors};
+pub(crate) use server::listen;
 pub use server::start;
 
 /// Version of the protocol. Command and supervisor are one binary, so they differ only while it is being replaced.

@@ -41,6 +41,24 @@ pub fn read(folder: &Path) -> Vec<Notice> {
     notices
 }
 
+/// Leaves a notice, or takes it away. The folder is made if it is not there.
+///
+/// # Errors
+/// The folder or the file can't be written.
+pub fn write(folder: &Path, name: &str, text: Option<&str>) -> std::io::Result<()> {
+    let path = folder.join(name);
+    match text {
+        Some(text) => {
+            std::fs::create_dir_all(folder)?;
+            std::fs::write(path, format!("{text}\n"))
+        }
+        None => match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        },
+    }
+}
+
 fn first_line(path: &Path) -> Option<String> {
     if !path.symlink_metadata().ok()?.is_file() {
         return None;

@@ -23,3 +23,21 @@ pub const SUPPORT_DIR: &str = "/var/lib/trilith/support";
 pub const SHADOW: &str = "/etc/shadow";
 /// HAProxy's unit, in the base overlay.
 pub const HAPROXY_UNIT: &str = "haproxy.service";
+/// The coordinator's socket: rollouts, bundles, documents.
+pub const COORDINATOR_SOCKET: &str = "/run/trilith/coordinator.sock";
+/// What the coordinator must not forget between runs.
+pub const COORDINATOR: &str = "/var/lib/trilith/coordinator.json";
+/// The replicated state.
+pub const RAFT: &str = "/var/lib/trilith/raft";
+/// Bundles, each in a directory of its release.
+pub const BUNDLES: &str = "/var/lib/trilith/bundles";
+/// What the last deed on the slots came to.
+pub const SLOTS: &str = "/run/trilith-slot/slots.json";
+/// Where the boot loader looks for systems, on the ESP.
+pub const BOOT_ENTRIES: &str = "/efi/EFI/Linux";
+/// The public keys that sign bundles.
+pub const BUNDLE_KEYS: &str = "/usr/lib/trilith/bundle.pub";
+/// It is there once a time server has set the clock.
+pub const CLOCK_IS_RIGHT: &str = "/run/systemd/timesync/synchronized";
+/// The supervisor's unit, in the base overlay.
+pub const SUPERVISOR_UNIT: &str = "trilith.service";

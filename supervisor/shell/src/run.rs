@@ -23,7 +23,7 @@ use trilith_core::wire::Session;
 
 use crate::alarm::Alarm;
 use crate::control::{self, Asked};
-use crate::{disk, front, haproxy, net, notices, notify, paths, peers, support, systemd};
+use crate::{disk, front, haproxy, net, notices, notify, paths, peers, support, systemd, version};
 
 /// Events that may wait for the loop; a shell that finds the queue full waits.
 const EVENTS: usize = 512;
@@ -62,7 +62,7 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
     let clock = Clock(Instant::now());
     let mac = shells.net.own_mac();
     let mut run = Run {
-        node: Node::new(settings.clone(), me, session, state.record, mac, clock.now()),
+        node: Node::new(settings.clone(), me, session, state.record, mac, clock.now()).of_version(version::running()),
         settings,
         clock,
         decisions: VecDeque::with_capacity(DECISIONS),

@@ -138,11 +138,8 @@ fn host_name() -> String {
 }
 
 fn about(node: &str, now: SystemTime, status: Option<&Status>) -> String {
-    let mut text = format!(
-        "Support bundle of node {node}, made at {} by trilith {}.\n\n",
-        Utc::of(now),
-        env!("CARGO_PKG_VERSION")
-    );
+    let mut text =
+        format!("Support bundle of node {node}, made at {} by trilith {}.\n\n", Utc::of(now), crate::version::words());
     if let Some(status) = status {
         for line in cli::status::view(status, 100) {
             text.extend(line.iter().map(|word| word.text.as_str()));

@@ -290,6 +290,41 @@ pub async fn run_once(name: &str, patience: Duration) -> Result<(), String> {
     }
 }
 
+/// Starts a unit anew, or starts it. Returns when systemd has taken the order, not when it is done.
+///
+/// # Errors
+/// One line that names the unit and says what systemd refused.
+pub async fn start_anew(name: &str) -> Result<(), String> {
+    let done = async { call(&connect().await?, MANAGER_PATH, MANAGER, "RestartUnit", &(name, "replace")).await };
+    done.await.map(drop).map_err(|error: zbus::Error| format!("cannot restart {name}: {error}"))
+}
+
+/// Sends a signal to the main process of a unit.
+///
+/// # Errors
+/// One line that names the unit and says what systemd refused.
+pub async fn signal(name: &str, signal: nix::sys::signal::Signal) -> Result<(), String> {
+    let done =
+        async { call(&connect().await?, MANAGER_PATH, MANAGER, "KillUnit", &(name, "main", signal as i32)).await };
+    done.await.map(drop).map_err(|error: zbus::Error| format!("cannot send {signal} to {name}: {error}"))
+}
+
+/// Whether a unit runs, is starting or is ending.
+///
+/// # Errors
+/// One line that names the unit and says what systemd refused.
+pub async fn runs(name: &str) -> Result<bool, String> {
+    let state = async {
+        let bus = connect().await?;
+        let path = unit_path(&bus, name).await?;
+        let reply = call(&bus, path.as_str(), PROPERTIES, "Get", &(UNIT, STATE)).await?;
+        let state: OwnedVariant = reply.body().deserialize()?;
+        String::try_from(state).map_err(zbus::Error::from)
+    };
+    let state = state.await.map_err(|error| format!("cannot ask for {name}: {error}"))?;
+    Ok(!matches!(state.as_str(), "inactive" | "failed"))
+}
+
 /// Kills all processes of a unit hard, because one that hangs does not listen to a polite word, and has it started again
 /// whatever its own policy on restarts is, and without the wait that this policy asks for.
 async fn restart(bus: &Connection, name: &str) -> zbus::Result<Message> {

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod net;
 pub mod plan;
 pub mod rng;
+pub mod rollouts;
 pub mod run;
 pub mod stats;
 pub mod trace;

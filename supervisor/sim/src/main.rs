@@ -11,7 +11,7 @@ use serde_json::json;
 use trilith_core::plant::Bug;
 use trilith_sim::check::Violation;
 use trilith_sim::explore;
-use trilith_sim::run::{self, Summary};
+use trilith_sim::run::{self, Summary, Worlds};
 use trilith_sim::trace::{Fnv, Trace};
 
 /// Simulates sets of three nodes in a lying world, and checks the design's invariants.
@@ -35,6 +35,9 @@ struct Arguments {
     /// Plant a bug in it, by its name in `plant.rs`.
     #[arg(long, requires = "seed")]
     bug: Option<String>,
+    /// Only the worlds of rollouts.
+    #[arg(long)]
+    rollouts: bool,
 }
 
 #[derive(Subcommand)]
@@ -44,6 +47,9 @@ enum Command {
         /// Give up after so many.
         #[arg(long, default_value_t = 20_000)]
         bound: u64,
+        /// Only this one, by its name in `plant.rs`.
+        #[arg(long)]
+        bug: Option<String>,
     },
     /// Try every order of events from a few critical moments on.
     Explore {
@@ -58,19 +64,22 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let worlds = if arguments.rollouts { Worlds::Rollouts } else { Worlds::All };
     match (arguments.command, arguments.seed) {
-        (Some(Command::Bugs { bound }), _) => plant_all(bound),
+        (Some(Command::Bugs { bound, bug }), _) => {
+            named(bug.as_deref()).map_or_else(unknown, |only| plant_all(bound, only))
+        }
         (Some(Command::Explore { states, bug }), _) => {
             named(bug.as_deref()).map_or_else(unknown, |bug| explore_all(states, bug))
         }
         (None, Some(seed)) => {
-            named(arguments.bug.as_deref()).map_or_else(unknown, |bug| run_one(seed, arguments.trace, bug))
+            named(arguments.bug.as_deref()).map_or_else(unknown, |bug| run_one(seed, worlds, arguments.trace, bug))
         }
-        (None, None) => run_many(arguments.from, arguments.count),
+        (None, None) => run_many(arguments.from, arguments.count, worlds),
     }
 }
 
-fn run_many(from: u64, count: u64) -> ExitCode {
+fn run_many(from: u64, count: u64, worlds: Worlds) -> ExitCode {
     let shown = Mutex::new(Instant::now());
     let progress = |done: u64| {
         let mut shown = shown.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -79,7 +88,7 @@ fn run_many(from: u64, count: u64) -> ExitCode {
             eprint!("\r{done} of {count} seeds");
         }
     };
-    let summary = run::many(from, count, None, threads(), &progress);
+    let summary = run::many(from, count, worlds, None, threads(), &progress);
     if std::io::stderr().is_terminal() {
         eprintln!("\r{} of {count} seeds", summary.seeds);
     }
@@ -93,8 +102,12 @@ fn run_many(from: u64, count: u64) -> ExitCode {
 /// The bug of this name, if one was given.
 fn named(name: Option<&str>) -> Result<Option<Bug>, String> {
     let Some(name) = name else { return Ok(None) };
-    let bug = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
-    bug.map(Some).ok_or_else(|| format!("no bug is named {name}; there are {:?}", Bug::ALL))
+    let bug = all_bugs().find(|bug| format!("{bug:?}") == name);
+    bug.map(Some).ok_or_else(|| format!("no bug is named {name}; there are {:?}", all_bugs().collect::<Vec<_>>()))
+}
+
+fn all_bugs() -> impl Iterator<Item = Bug> {
+    Bug::ALL.into_iter().chain(Bug::OF_ROLLOUTS)
 }
 
 fn unknown(error: String) -> ExitCode {
@@ -102,9 +115,9 @@ fn unknown(error: String) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn run_one(seed: u64, trace: bool, bug: Option<Bug>) -> ExitCode {
+fn run_one(seed: u64, worlds: Worlds, trace: bool, bug: Option<Bug>) -> ExitCode {
     let trace = if trace { Trace::Text } else { Trace::Hash(Fnv::new()) };
-    let verdict = run::one(seed, bug, trace);
+    let verdict = run::one(seed, worlds, bug, trace);
     if let Some(violation) = &verdict.violation {
         show(seed, violation);
     }
@@ -113,11 +126,12 @@ fn run_one(seed: u64, trace: bool, bug: Option<Bug>) -> ExitCode {
     if violations > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn plant_all(bound: u64) -> ExitCode {
+fn plant_all(bound: u64, only: Option<Bug>) -> ExitCode {
     let mut found = BTreeMap::new();
     let mut missed = Vec::new();
-    for bug in Bug::ALL {
-        let summary = run::many(1, bound, Some(bug), threads(), &|_| {});
+    let bugs: Vec<Bug> = all_bugs().filter(|bug| only.is_none_or(|only| only == *bug)).collect();
+    for bug in bugs.iter().copied() {
+        let summary = run::many(1, bound, Worlds::All, Some(bug), threads(), &|_| {});
         let name = format!("{bug:?}");
         match summary.broken {
             Some((seed, violation)) => {
@@ -130,7 +144,7 @@ fn plant_all(bound: u64) -> ExitCode {
             }
         }
     }
-    println!("{}", json!({ "bugs": Bug::ALL.len(), "found": found, "missed": missed }));
+    println!("{}", json!({ "bugs": bugs.len(), "found": found, "missed": missed }));
     if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -168,7 +182,9 @@ fn as_json(summary: &Summary) -> String {
         ("settled_ms_mean", summary.stats.settled_us / 1000 / summary.seeds.max(1)),
         ("twins", summary.twins),
     ];
-    fields.extend(summary.stats.all().filter(|(name, _)| !name.ends_with("_us")));
+    fields.push(("rollout_hours", summary.rollouts.rollout_us / 3_600_000_000));
+    let counters = summary.stats.all().chain(summary.rollouts.all());
+    fields.extend(counters.filter(|(name, _)| !name.ends_with("_us")));
     let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     format!("{{{}}}", fields.join(","))
 }

@@ -2,7 +2,7 @@
 
 use std::ops::AddAssign;
 
-macro_rules! stats {
+macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// What has happened in one run or in many.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,9 @@ macro_rules! stats {
     };
 }
 
-stats! {
+pub(crate) use counters;
+
+counters! {
     /// True time, in microseconds.
     simulated_us,
     /// Time from the heal until everything was as it should be, in microseconds.

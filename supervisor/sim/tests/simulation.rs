@@ -2,12 +2,12 @@
 
 use trilith_core::plant::Bug;
 use trilith_sim::check::Violation;
-use trilith_sim::run;
+use trilith_sim::run::{self, Worlds};
 use trilith_sim::trace::{Fnv, Trace};
 
 #[test]
 fn nothing_breaks_in_the_short_simulation() {
-    let summary = run::many(1, SHORT, None, threads(), &|_| {});
+    let summary = run::many(1, SHORT, Worlds::All, None, threads(), &|_| {});
     assert_sound(summary.broken);
     assert_eq!(summary.seeds, SHORT);
     // A world in which nothing goes wrong would prove nothing.
@@ -21,10 +21,10 @@ fn nothing_breaks_in_the_short_simulation() {
 #[test]
 fn the_same_seed_is_the_same_run() {
     for seed in 1..=20 {
-        let hash = || run::one(seed, None, Trace::Hash(Fnv::new())).trace;
+        let hash = || run::one(seed, Worlds::All, None, Trace::Hash(Fnv::new())).trace;
         assert_eq!(hash(), hash(), "seed {seed}");
     }
-    let hash = |seed| run::one(seed, None, Trace::Hash(Fnv::new())).trace;
+    let hash = |seed| run::one(seed, Worlds::All, None, Trace::Hash(Fnv::new())).trace;
     assert_ne!(hash(1), hash(2));
 }
 
@@ -33,15 +33,15 @@ fn seeds_that_once_broke_something_do_so_no_more() {
     for line in include_str!("../seeds.txt").lines().filter(|line| !line.starts_with('#')) {
         let number = line.split_whitespace().next().unwrap_or_default();
         let seed = number.parse().unwrap_or_else(|_| panic!("seeds.txt: {line:?} does not begin with a seed"));
-        assert_sound(run::one(seed, None, Trace::Off).violation.map(|violation| (seed, violation)));
+        assert_sound(run::one(seed, Worlds::All, None, Trace::Off).violation.map(|violation| (seed, violation)));
     }
 }
 
 #[test]
 fn every_planted_bug_is_found() {
     for (bug, hint) in Bug::ALL.into_iter().zip(HINTS) {
-        let found = run::one(hint, Some(bug), Trace::Off).violation.is_some()
-            || run::many(1, BOUND, Some(bug), threads(), &|_| {}).broken.is_some();
+        let found = run::one(hint, Worlds::All, Some(bug), Trace::Off).violation.is_some()
+            || run::many(1, BOUND, Worlds::All, Some(bug), threads(), &|_| {}).broken.is_some();
         assert!(found, "{bug:?} is not found within {BOUND} seeds");
     }
 }

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `disk.qcow2` | its disk, an overlay over the plan's; it survives power cuts |
 //! | `vars.fd` | the firmware's variables |
+//! | `trilith.efi` | the UKI, where the firmware cannot read it from the disk |
 //! | `cidata.iso` | first-boot data; no CD-ROM when it is missing |
 //! | `serial`, `serial.log` | its serial port as a socket, and all that it ever said there |
 //! | `qmp` | QEMU's control socket |
@@ -76,6 +77,10 @@ impl Machine {
         let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, "disk.qcow2", DISK_SIZE];
         tools::run(&self.home, "qemu-img", &arguments)?;
         tools::run(&self.home, "cp", &[OPEN_VARS, "vars.fd"])?;
+        let uki = self.plan.disk.with_file_name("trilith.efi");
+        if self.plan.hardware == Hardware::Esx && uki.exists() {
+            fs::copy(&uki, self.file("trilith.efi")).with_context(|| format!("cannot copy {}", uki.display()))?;
+        }
         match self.plan.firmware {
             Firmware::Open => Ok(()),
             Firmware::Secure => self.enrol_keys(),
@@ -221,11 +226,15 @@ impl Machine {
             line.push("-global driver=cfi.pflash01,property=secure,value=on".to_owned());
         }
         let (disk, card) = match plan.hardware {
-            Hardware::Esx => ("-device pvscsi -device scsi-hd,drive=disk,bootindex=0", "vmxnet3"),
+            Hardware::Esx => ("-device pvscsi -device scsi-hd,drive=disk", "vmxnet3"),
             Hardware::Pc => ("-device ide-hd,drive=disk,bus=ide.0,bootindex=0", "e1000"),
             Hardware::Virtio => ("-device virtio-blk-pci,drive=disk,bootindex=0", "virtio-net-pci"),
         };
         line.push(disk.to_owned());
+        if self.file("trilith.efi").exists() {
+            // Debian's firmware has no driver for that controller (ESX' own has): QEMU hands it the UKI, which finds its root.
+            line.push("-kernel trilith.efi".to_owned());
+        }
         if self.switch.is_some() {
             let (port, mac) = (plan.name(), plan.mac());
             line.push(format!("-netdev tap,id=lan,ifname={port},script=no,downscript=no,vhost=off"));
@@ -248,8 +257,10 @@ fn plain(text: &str) -> String {
         match char {
             '\r' => {}
             '\x1b' => {
-                if chars.next() == Some('[') {
-                    chars.by_ref().find(|char| ('@'..='~').contains(char));
+                let last = (chars.next() == Some('[')).then(|| chars.by_ref().find(|char| ('@'..='~').contains(char)));
+                // Where a screen goes on at another place, a log has another line.
+                if last.flatten() == Some('H') && !out.ends_with('\n') {
+                    out.push('\n');
                 }
             }
             char => out.push(char),
@@ -278,5 +289,6 @@ mod tests {
     fn what_a_terminal_would_hide_is_not_in_the_log() {
         assert_eq!(plain("\x1b[2J\x1b[01;32mok\x1b[0m\r\n"), "ok\n");
         assert_eq!(plain("cut \x1b[3"), "cut ");
+        assert_eq!(plain("one\x1b[2;1Htwo\n\x1b[9;1Hthree"), "one\ntwo\nthree");
     }
 }

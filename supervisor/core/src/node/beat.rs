@@ -97,7 +97,7 @@ impl Node {
             drained: self.health.drained,
             mac: self.mac,
             fingerprint: self.settings.fingerprint,
-            version: crate::VERSION,
+            version: self.version,
             lease: self.lease,
             vips: self.vips.iter().map(|vip| vip.report(now, self.majority())).collect(),
             ask: self.ask,

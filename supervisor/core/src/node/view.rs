@@ -20,7 +20,7 @@ impl Node {
             schema: SCHEMA,
             set: settings.set.name.clone(),
             node: settings.nodes[self.own.me.0 as usize].name.clone(),
-            version: version(crate::VERSION),
+            version: version(self.version),
             fingerprint: fingerprint(settings.fingerprint),
             uptime_ms: 0,
             vips: (0..self.vips.len() as u8).map(|vip| self.vip_status(VipId(vip), now)).collect(),
@@ -97,7 +97,7 @@ impl Node {
             hears_us: me || peer.hears_us(self.own, self.planted),
             in_ring: me || (peer.kernel && said.is_some()),
             silent_ms: peer.heard_at().filter(|_| !me).map(|at| millis(now.since(at))),
-            version: if me { Some(version(crate::VERSION)) } else { said.map(|h| version(h.version)) },
+            version: if me { Some(version(self.version)) } else { said.map(|h| version(h.version)) },
             fingerprint: if me {
                 Some(fingerprint(self.settings.fingerprint))
             } else {

@@ -27,10 +27,14 @@ trilith:
 ";
 
 fn taken(user_data: &str) -> Taken {
-    let network = "version: 2\nethernets: {eth0: {addresses: [10.0.0.11/24]}}\n";
+    taken_at("10.0.0.12/24", user_data)
+}
+
+fn taken_at(address: &str, user_data: &str) -> Taken {
+    let network = format!("version: 2\nethernets: {{eth0: {{addresses: [{address}]}}}}\n");
     take(&Documents {
         user: vec![Document::new("user-data", user_data.as_bytes().to_vec())],
-        network: Some(Document::new("network-config", network.as_bytes().to_vec())),
+        network: Some(Document::new("network-config", network.into_bytes())),
         ..Documents::default()
     })
 }
@@ -57,13 +61,28 @@ fn the_document_becomes_toml_that_the_supervisor_reads() {
 
 #[test]
 fn which_node_this_is_comes_from_name_hostname_or_address() {
-    let node = |text: &str| taken(text).answers.set.unwrap().node;
-    assert_eq!(node(&GOOD.replace("  secret", "  name: a\n  secret")), "a");
-    assert_eq!(node(GOOD), "b");
-    assert_eq!(node(&GOOD.replace("hostname: b", "hostname: elsewhere")), "a");
-    let unknown = taken(&GOOD.replace("hostname: b", "hostname: x").replace("10.0.0.11", "10.0.0.14")).findings.faults;
+    let node = |address: &str, text: &str| taken_at(address, text).answers.set.unwrap().node;
+    assert_eq!(node("10.0.0.11/24", &GOOD.replace("  secret", "  name: a\n  secret")), "a");
+    assert_eq!(node("10.0.0.12/24", GOOD), "b");
+    assert_eq!(node("10.0.0.11/24", &GOOD.replace("hostname: b", "hostname: elsewhere")), "a");
+    let unknown = taken_at("10.0.0.14/24", &GOOD.replace("hostname: b", "hostname: x")).findings.faults;
     assert_eq!((unknown[0].line, unknown[0].key.as_str()), (3, "trilith"));
     assert!(unknown[0].mend.contains("one of a, b"), "{unknown:?}");
+}
+
+#[test]
+fn an_address_that_is_not_the_nodes_own_is_refused_and_one_by_dhcp_is_trusted() {
+    for (address, wrong) in [
+        ("10.0.0.11/24", "which is node a's"),
+        ("10.0.0.10/24", "which is VIP public"),
+        ("10.0.0.14/24", "node b has 10.0.0.12"),
+    ] {
+        let taken = taken_at(address, GOOD);
+        assert!(taken.findings.faults[0].wrong.contains(wrong), "{:?}", taken.findings);
+        assert_eq!(taken.answers.set, None);
+    }
+    assert_eq!(taken_at("], dhcp4: true, search: [", GOOD).findings.faults, []);
+    assert_eq!(taken_at("10.0.1.7/24], dhcp4: true, search: [", GOOD).findings.faults, []);
 }
 
 #[test]

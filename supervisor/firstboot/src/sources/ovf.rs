@@ -6,7 +6,7 @@
 //!
 //! | property | what it means |
 //! |---|---|
-//! | `instance-id`, `hostname` | as in meta-data |
+//! | `instance-id`, `hostname` | as in meta-data; the host has the node's name when nothing else is said |
 //! | `user-data` | a cloud-config, plain or base64; what it says goes before the properties |
 //! | `network-config` | v1 or v2, plain or base64; goes before the next six |
 //! | `address`, `gateway` | `10.0.0.11/24` and `10.0.0.1`, one of each family, commas between them |
@@ -17,6 +17,7 @@
 //! | `set-name`, `secret`, `node` | the set's name and secret, and which node this is |
 //! | `nodes` | `a=10.0.0.11, b=10.0.0.12, c=10.0.0.13` |
 //! | `vips` | `public=10.0.0.10/24`, with `@eth1` after it for another interface |
+//! | `services` | `portal=80:8080, mail=25:2525/tcp`: name, port on every VIP, port of each node's own instance; HTTP without `/tcp` |
 //!
 //! A key may begin with `trilith.` or `guestinfo.`.
 
@@ -78,21 +79,17 @@ pub fn from_properties(properties: &[Property], name: &str, place: &str) -> Opti
     if rest.is_empty() {
         return None;
     }
-    let mut take = |key: &str| rest.iter().position(|property| property.key == key).map(|place| rest.remove(place));
+    let get = |key: &str| rest.iter().find(|property| property.key == key).copied();
     let mut meta = Vec::new();
-    for (key, named) in [("instance-id", "instance-id"), ("hostname", "local-hostname"), ("public-keys", "public-keys")]
-    {
-        meta.extend(take(key).map(|property| (named, scalar(property))));
-    }
-    let network = match take("network-config") {
+    meta.extend(get("instance-id").map(|property| ("instance-id", scalar(property))));
+    meta.extend(get("hostname").or(get("node")).map(|property| ("local-hostname", scalar(property))));
+    meta.extend(get("public-keys").map(|property| ("public-keys", scalar(property))));
+    let network = match get("network-config") {
         Some(given) => Some(embedded(given, name)),
-        None => network(&mut take).map(|root| tree(name, root)),
+        None => network(&get).map(|root| tree(name, root)),
     };
-    for unused in ["address", "gateway", "dns", "search", "mtu"] {
-        take(unused);
-    }
-    let user_data = take("user-data").map(|given| embedded(given, name));
-    let config = config(&mut take, &rest_of_keys(properties));
+    let user_data = get("user-data").map(|given| embedded(given, name));
+    let config = config(&get, rest.iter().filter(|property| !KNOWN.contains(&property.key.as_str())));
     Some(Documents {
         source: format!("{name} ({place})"),
         meta: vec![tree(name, map(1, meta))],
@@ -102,30 +99,37 @@ pub fn from_properties(properties: &[Property], name: &str, place: &str) -> Opti
 }
 
 /// The network of the properties, as v2.
-fn network<'p>(take: &mut impl FnMut(&str) -> Option<&'p Property>) -> Option<Node> {
-    let address = take("address")?;
+fn network<'p>(get: &impl Fn(&str) -> Option<&'p Property>) -> Option<Node> {
+    let address = get("address")?;
     let line = address.line;
-    let interface = take("interface").map_or("eth0", |property| &property.value);
     let mut link = vec![("addresses", list(address))];
-    let routes = take("gateway").map(|gateways| {
+    let routes = get("gateway").map(|gateways| {
         let route = |via| map(gateways.line, vec![("to", text(gateways.line, "default")), ("via", via)]);
         Node { line: gateways.line, value: Value::List(items(gateways).map(route).collect()) }
     });
     link.extend(routes.map(|routes| ("routes", routes)));
     let mut servers = Vec::new();
     for (key, named) in [("dns", "addresses"), ("search", "search")] {
-        servers.extend(take(key).map(|property| (named, list(property))));
+        servers.extend(get(key).map(|property| (named, list(property))));
     }
     link.push(("nameservers", map(line, servers)));
-    link.extend(take("mtu").map(|property| ("mtu", scalar(property))));
-    let ethernets = map(line, vec![(interface, map(line, link))]);
+    link.extend(get("mtu").map(|property| ("mtu", plain(property.line, &property.value))));
+    let ethernets = map(line, vec![(interface(get), map(line, link))]);
     Some(map(line, vec![("version", text(line, "2")), ("ethernets", ethernets)]))
 }
 
+/// The interface that address and VIPs are for.
+fn interface<'p>(get: &impl Fn(&str) -> Option<&'p Property>) -> &'p str {
+    get("interface").map_or("eth0", |property| &property.value)
+}
+
 /// The rest of the properties, as cloud-config; what is not known stays under its name and is told as unsupported.
-fn config<'p>(take: &mut impl FnMut(&str) -> Option<&'p Property>, others: &[&'p Property]) -> Node {
+fn config<'p, 'r>(get: &impl Fn(&str) -> Option<&'p Property>, unknown: impl Iterator<Item = &'r &'p Property>) -> Node
+where
+    'p: 'r,
+{
     let mut config = Vec::new();
-    if let Some(hash) = take("password-hash") {
+    if let Some(hash) = get("password-hash") {
         let line = hash.line;
         let admin = vec![
             ("name", text(line, crate::answers::ADMIN)),
@@ -134,46 +138,67 @@ fn config<'p>(take: &mut impl FnMut(&str) -> Option<&'p Property>, others: &[&'p
         ];
         config.push(("users", Node { line, value: Value::List(vec![map(line, admin)]) }));
     }
-    if let Some(ntp) = take("ntp") {
+    if let Some(ntp) = get("ntp") {
         config.push(("ntp", map(ntp.line, vec![("servers", list(ntp))])));
     }
-    config.extend(take("timezone").map(|property| ("timezone", scalar(property))));
-    let interface = take("interface").map_or("eth0", |property| &property.value);
-    config.extend(set(take, interface));
-    config.extend(others.iter().map(|property| (property.key.as_str(), scalar(property))));
+    config.extend(get("timezone").map(|property| ("timezone", scalar(property))));
+    config.extend(set(get));
+    config.extend(unknown.map(|property| (property.key.as_str(), scalar(property))));
     map(1, config)
 }
 
-/// `trilith:`, when a set is named at all.
-fn set<'p>(take: &mut impl FnMut(&str) -> Option<&'p Property>, interface: &str) -> Option<(&'p str, Node)> {
-    let (name, secret, node, nodes, vips) =
-        (take("set-name"), take("secret"), take("node"), take("nodes"), take("vips"));
-    let line = [name, secret, nodes, vips].into_iter().flatten().next()?.line;
+/// `trilith:`, when anything of it is filled in: half of it is a fault that is told, not a node without a set.
+fn set<'p>(get: &impl Fn(&str) -> Option<&'p Property>) -> Option<(&'static str, Node)> {
+    let [name, secret, node, nodes, vips, services] =
+        ["set-name", "secret", "node", "nodes", "vips", "services"].map(get);
+    let line = [name, secret, node, nodes, vips, services].into_iter().flatten().next()?.line;
     let mut set = Vec::new();
     set.extend(node.map(|property| ("name", scalar(property))));
     set.extend(secret.map(|property| ("secret", scalar(property))));
     set.extend(name.map(|property| ("set", map(property.line, vec![("name", scalar(property))]))));
-    set.extend(nodes.map(|property| ("node", pairs(property, |address| vec![("address", address.to_owned())]))));
+    set.extend(nodes.map(|property| {
+        let node = |line, address: &str| vec![("address", text(line, address))];
+        ("node", pairs(property, node))
+    }));
     set.extend(vips.map(|property| {
-        let vip = |address: &str| {
-            let (address, interface) = address.split_once('@').unwrap_or((address, interface));
-            vec![("address", address.to_owned()), ("interface", interface.to_owned())]
+        let vip = |line, address: &str| {
+            let (address, interface) = address.split_once('@').unwrap_or((address, interface(get)));
+            vec![("address", text(line, address)), ("interface", text(line, interface))]
         };
         ("vip", pairs(property, vip))
+    }));
+    set.extend(services.map(|property| {
+        let on: Vec<Node> = vips.into_iter().flat_map(halves).map(|(name, _)| text(property.line, &name)).collect();
+        let service = |line, ports: &str| {
+            let (ports, mode) = ports.split_once('/').unwrap_or((ports, "http"));
+            let (port, backend) = ports.split_once(':').unwrap_or((ports, ""));
+            let on = Node { line, value: Value::List(on.clone()) };
+            let ports = [("port", plain(line, port)), ("backend_port", plain(line, backend))];
+            [("vip", on), ("mode", text(line, mode))].into_iter().chain(ports).collect()
+        };
+        ("service", pairs(property, service))
     }));
     Some(("trilith", map(line, set)))
 }
 
 /// `name=value, name=value` as a list of tables.
-fn pairs(property: &Property, of: impl Fn(&str) -> Vec<(&'static str, String)>) -> Node {
-    let table = |pair: &str| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let named = ("name", text(property.line, name.trim()));
-        let entries = of(value.trim()).into_iter().map(|(key, value)| (key, text(property.line, &value)));
-        map(property.line, std::iter::once(named).chain(entries).collect())
+fn pairs(property: &Property, of: impl Fn(u32, &str) -> Vec<(&'static str, Node)>) -> Node {
+    let table = |(name, value): (String, String)| {
+        let named = ("name", text(property.line, &name));
+        map(property.line, std::iter::once(named).chain(of(property.line, &value)).collect())
     };
-    let value = Value::List(words(property).map(table).collect());
+    let value = Value::List(halves(property).map(table).collect());
     Node { line: property.line, value }
+}
+
+/// Names and values; people write blanks around `=`, too.
+fn halves(property: &Property) -> impl Iterator<Item = (String, String)> {
+    let tight = property.value.split('=').map(str::trim).collect::<Vec<_>>().join("=");
+    let halves: Vec<_> = words(&tight)
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    halves.into_iter()
 }
 
 /// A document within a property: plain, or base64 of it.
@@ -184,17 +209,12 @@ fn embedded(property: &Property, name: &str) -> Document {
     Document::new(&format!("{name}: {}", property.key), bytes)
 }
 
-/// Properties that nothing here asks for.
-fn rest_of_keys(properties: &[Property]) -> Vec<&Property> {
-    properties.iter().filter(|property| !KNOWN.contains(&property.key.as_str())).collect()
-}
-
-fn words(property: &Property) -> impl Iterator<Item = &str> {
-    property.value.split([',', ' ', '\n']).map(str::trim).filter(|word| !word.is_empty())
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty())
 }
 
 fn items(property: &Property) -> impl Iterator<Item = Node> {
-    words(property).map(|word| text(property.line, word))
+    words(&property.value).map(|word| text(property.line, word))
 }
 
 fn list(property: &Property) -> Node {
@@ -209,6 +229,11 @@ fn text(line: u32, text: &str) -> Node {
     Node { line, value: Value::Scalar(Scalar::Text(text.to_owned())) }
 }
 
+/// What may be a number.
+fn plain(line: u32, text: &str) -> Node {
+    Node { line, value: Value::Scalar(Scalar::Plain(text.to_owned())) }
+}
+
 fn map(line: u32, entries: Vec<(&str, Node)>) -> Node {
     let entries = entries.into_iter().map(|(key, node)| (Key { line: node.line, text: key.to_owned() }, node));
     Node { line, value: Value::Map(entries.collect()) }
@@ -220,7 +245,8 @@ fn tree(name: &str, root: Node) -> Document {
 
 const NAMESPACE: &str = "http://schemas.dmtf.org/ovf/environment/1";
 const MAX_NODES: u32 = 10_000;
-const KNOWN: &[&str] = &[
+/// The properties that mean something here. The OVA's descriptor asks for exactly these.
+pub const KNOWN: &[&str] = &[
     "instance-id",
     "hostname",
     "public-keys",
@@ -240,76 +266,8 @@ const KNOWN: &[&str] = &[
     "node",
     "nodes",
     "vips",
+    "services",
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::take::take;
-
-    fn environment(properties: &[(&str, &str)]) -> String {
-        let properties: String = properties
-            .iter()
-            .map(|(key, value)| format!("    <Property oe:key=\"{key}\" oe:value=\"{value}\"/>\n"))
-            .collect();
-        format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Environment xmlns=\"{NAMESPACE}\" xmlns:oe=\"{NAMESPACE}\">\n  \
-             <PropertySection>\n{properties}  </PropertySection>\n</Environment>\n"
-        )
-    }
-
-    fn from(properties: &[(&str, &str)]) -> Option<Documents> {
-        documents(environment(properties).as_bytes(), "test").unwrap()
-    }
-
-    #[test]
-    fn properties_alone_make_a_node_of_a_set() {
-        let documents = from(&[
-            ("trilith.hostname", "a"),
-            ("trilith.address", "10.0.0.11/24, fd00::11/64"),
-            ("trilith.gateway", "10.0.0.1"),
-            ("trilith.dns", "10.0.0.2,10.0.0.3"),
-            ("trilith.ntp", "10.0.0.4"),
-            ("trilith.set-name", "edge"),
-            ("trilith.nodes", "a=10.0.0.11, b=10.0.0.12 c=10.0.0.13"),
-            ("trilith.vips", "public=10.0.0.10/24"),
-            ("trilith.secret", "quite &amp; long &lt;enough&gt; &#34;"),
-        ]);
-        let taken = take(&documents.unwrap());
-        assert_eq!(taken.findings.faults, []);
-        let set = taken.answers.set.unwrap();
-        assert_eq!(set.secret.unwrap().0, "quite & long <enough> \"");
-        assert_eq!(set.node, "a");
-        assert!(set.document.contains("interface = \"eth0\""), "{}", set.document);
-        let network = taken.answers.network.unwrap();
-        assert_eq!(network.links[0].addresses.len(), 2);
-        assert_eq!(network.links[0].dns.len(), 2);
-        assert_eq!(taken.answers.ntp.unwrap().servers, ["10.0.0.4"]);
-    }
-
-    #[test]
-    fn a_wrong_property_is_named_with_its_line_and_unknown_ones_are_told() {
-        let documents = from(&[("hostname", "a"), ("address", "10.0.0.300/24"), ("colour", "blue")]).unwrap();
-        let taken = take(&documents);
-        assert_eq!(taken.findings.faults[0].line, 5);
-        assert!(taken.findings.faults[0].wrong.contains("10.0.0.300"), "{:?}", taken.findings);
-        assert!(taken.findings.warnings.iter().any(|warning| warning.key == "colour" && warning.line == 6));
-        assert!(taken.network_is_wrong);
-    }
-
-    #[test]
-    fn user_data_goes_before_properties_plain_or_encoded() {
-        for text in ["#cloud-config&#10;timezone: UTC&#10;", &encoding::to_base64(b"#cloud-config\ntimezone: UTC\n")] {
-            let taken = take(&from(&[("timezone", "Europe/Vienna"), ("user-data", text)]).unwrap());
-            assert_eq!(taken.answers.timezone.as_deref(), Some("UTC"), "{:?}", taken.findings);
-        }
-    }
-
-    #[test]
-    fn nothing_filled_in_is_no_answer_and_damage_is_told() {
-        assert_eq!(from(&[("hostname", ""), ("address", " ")]), None);
-        assert!(documents(b"<Environment", "test").unwrap_err().starts_with("test is no OVF environment"));
-        let bomb = "<!DOCTYPE x [<!ENTITY a \"b\">]><x>&a;</x>";
-        assert!(documents(bomb.as_bytes(), "test").is_err());
-    }
-}
+mod tests;

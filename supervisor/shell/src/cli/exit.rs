@@ -6,24 +6,42 @@ use std::process::ExitCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// It is as it was asked to be.
-    Ok = 0,
+    Ok,
     /// It failed, or the set refused it.
-    Failed = 1,
+    Failed,
     /// The command line is wrong. (clap uses the same number.)
-    Usage = 2,
+    Usage,
     /// Configuration, secret or node name are missing or wrong.
-    Configuration = 3,
+    Configuration,
     /// The supervisor is not running, or this user may not talk to it.
-    Unreachable = 4,
+    Unreachable,
     /// There was no answer in time; what was asked may yet happen.
-    TimedOut = 5,
+    TimedOut,
     /// The login shell does not run this. (Shells use the same number for what they find but can't execute.)
-    Barred = 126,
+    Barred,
+    /// A bundle is refused, for the reason that has this number ([`trilith_bundle::REFUSAL_CODES`]).
+    Code(u8),
+}
+
+impl Exit {
+    /// The number.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Ok => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Configuration => 3,
+            Exit::Unreachable => 4,
+            Exit::TimedOut => 5,
+            Exit::Barred => 126,
+            Exit::Code(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit as u8)
+        ExitCode::from(exit.code())
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Session, look::Look};
 use crate::cli::paint::{Line, Tone, Word, wrap};
 use crate::cli::status;
 use crate::utc::Utc;
+use crate::version;
 
 /// Draws all of it.
 pub fn draw(app: &mut App, look: Look, frame: &mut Frame<'_>) {
@@ -177,7 +178,7 @@ fn machine(facts: &Facts, width: usize) -> Vec<Line> {
     let mut lines = vec![vec![Word::toned(Tone::Dim, "  THIS MACHINE")]];
     let slot = facts.boot.slot.map_or(String::new(), |slot| format!("slot {slot}, "));
     let mut line =
-        vec![Word::toned(Tone::Dim, label("Boot")), Word::new(format!("{slot}version {}", env!("CARGO_PKG_VERSION")))];
+        vec![Word::toned(Tone::Dim, label("Boot")), Word::new(format!("{slot}version {}", version::words()))];
     if let Some(tries) = facts.boot.tries_left {
         let plural = if tries == 1 { "try" } else { "tries" };
         line.push(Word::toned(Tone::Warn, format!(", not proved yet: {tries} {plural} left")));

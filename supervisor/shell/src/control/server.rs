@@ -32,9 +32,13 @@ pub fn start(path: &Path, requests: mpsc::Sender<Exchange>) -> anyhow::Result<()
     Ok(())
 }
 
-fn listen(path: &Path, group: Option<Gid>) -> anyhow::Result<UnixListener> {
+/// Opens a socket for root and the group.
+///
+/// # Errors
+/// Somebody answers there already, or it can't be made.
+pub(crate) fn listen(path: &Path, group: Option<Gid>) -> anyhow::Result<UnixListener> {
     match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => bail!("another supervisor answers at {}: see systemctl status trilith", path.display()),
+        Ok(_) => bail!("another one answers at {}: see systemctl list-units 'trilith*'", path.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         // The socket of a supervisor that is gone.
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -248,7 +252,7 @@ mod tests {
         assert!(asked(&socket, Request::Status).await.is_ok());
         let (requests, _asked) = mpsc::channel(1);
         let error = start(&socket.0, requests).unwrap_err();
-        assert!(error.to_string().starts_with("another supervisor answers at "), "{error}");
+        assert!(error.to_string().starts_with("another one answers at "), "{error}");
     }
 
     #[tokio::test(flavor = "current_thread")]

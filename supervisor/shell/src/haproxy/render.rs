@@ -150,6 +150,8 @@ fn write_frontend(out: &mut String, settings: &Settings, service: &Service) -> s
     timeout client 1m
     timeout http-request 10s
     timeout http-keep-alive 1m
+    # While it stops, a client that has just sent its next request is still answered, and told to close.
+    option idle-close-on-response
 "
         }
         Mode::Tcp => {

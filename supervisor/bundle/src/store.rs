@@ -1,0 +1,166 @@
+//! The bundles that a node holds: `bundles/<release>/` with a file for each part, and `bundles/<release>.part/` while one comes.
+//!
+//! A directory gets its final name by one rename, after every byte in it was checked against the signed manifest. So whatever is
+//! found under a final name is whole, and what is found under another one can be gone on with.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use trilith_core::set::Release;
+
+use crate::failure::Failure;
+use crate::manifest::{Manifest, Verified};
+use crate::source::Source;
+use crate::tar::{MANIFEST, SIGNATURE};
+
+/// A directory of bundles. Every call reads the disk: there is no state to go stale.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the directory, which is made if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open(root: &Path) -> Result<Store, Failure> {
+        fs::create_dir_all(root).map_err(Failure::file("made", root))?;
+        Ok(Store { root: root.to_owned() })
+    }
+
+    /// The releases that are there in full, lowest first.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Vec<Release>, Failure> {
+        let unread = || Failure::file("read", &self.root);
+        let mut releases = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(unread())? {
+            let name = entry.map_err(unread())?.file_name();
+            releases.extend(name.to_str().and_then(|name| name.parse::<Release>().ok()));
+        }
+        releases.sort();
+        Ok(releases)
+    }
+
+    /// A bundle that is there in full.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub fn get(&self, release: &Release) -> Result<Source, Failure> {
+        Source::open_directory(&self.path(release))
+    }
+
+    /// Where a bundle is, or would be.
+    pub fn path(&self, release: &Release) -> PathBuf {
+        self.root.join(release.to_string())
+    }
+
+    /// Removes a bundle, and what is there of it if it has never become whole.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove(&self, release: &Release) -> Result<(), Failure> {
+        for path in [self.path(release), self.partial(release)] {
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Failure::file("removed", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        sync(&self.root)
+    }
+
+    /// Begins to take a bundle in, or goes on where it was left. Nothing when it is there already.
+    ///
+    /// # Errors
+    /// It is being taken in by somebody else, another bundle has its place, the disk is full or fails.
+    pub(crate) fn begin(&self, verified: &Verified) -> Result<Option<Partial>, Failure> {
+        let release = verified.manifest().release();
+        let whole = self.path(&release);
+        if whole.exists() {
+            let known = self.get(&release)?;
+            return match known.manifest() == verified.bytes() {
+                true => Ok(None),
+                false => Err(Failure::OtherBundle { release: release.to_string() }),
+            };
+        }
+        let path = self.partial(&release);
+        fs::create_dir_all(&path).map_err(Failure::file("made", &path))?;
+        let lock = File::open(&path).map_err(Failure::file("opened", &path))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| Failure::Busy { release: release.to_string() })?;
+        let manifest = path.join(MANIFEST);
+        if fs::read(&manifest).is_ok_and(|bytes| bytes != verified.bytes()) {
+            // The rest of another bundle of this release. Its blocks are still worth something, its signature is not.
+            fs::remove_file(&manifest).map_err(Failure::file("removed", &manifest))?;
+        }
+        let partial = Partial { store: self.clone(), path, manifest: verified.manifest().clone(), _lock: lock };
+        partial.reserve()?;
+        partial.put(MANIFEST, verified.bytes())?;
+        partial.put(SIGNATURE, verified.signature())?;
+        Ok(Some(partial))
+    }
+
+    fn partial(&self, release: &Release) -> PathBuf {
+        self.root.join(format!("{release}.part"))
+    }
+}
+
+/// A bundle that is being taken in. Nobody else takes it in meanwhile.
+pub(crate) struct Partial {
+    store: Store,
+    path: PathBuf,
+    manifest: Manifest,
+    _lock: Flock<File>,
+}
+
+impl Partial {
+    /// The file of a part.
+    pub(crate) fn part(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Whether there is room for what is still missing, and a little more for everybody else on this disk.
+    fn reserve(&self) -> Result<(), Failure> {
+        let present = |name: &str| fs::metadata(self.part(name)).map_or(0, |meta| meta.blocks() * 512);
+        let needed =
+            self.manifest.needed().map(|part| part.size.saturating_sub(present(&part.name))).sum::<u64>() + SPARE;
+        let disk = nix::sys::statvfs::statvfs(&self.path)
+            .map_err(|error| Failure::file("looked at", &self.path)(error.into()))?;
+        let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+        if free < needed { Err(Failure::NoSpace { needed, free }) } else { Ok(()) }
+    }
+
+    /// Writes a small part in full.
+    pub(crate) fn put(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+        let path = self.part(name);
+        let mut file = File::create(&path).map_err(Failure::file("made", &path))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Failure::file("written", &path))
+    }
+
+    /// Checks everything and gives the directory its final name.
+    pub(crate) fn finish(self) -> Result<(), Failure> {
+        let source = Source::open_directory(&self.path)?;
+        source.check(&self.manifest)?;
+        for name in self.manifest.needed().map(|part| part.name.as_str()).chain([MANIFEST, SIGNATURE]) {
+            sync(&self.part(name))?;
+        }
+        sync(&self.path)?;
+        let whole = self.store.path(&self.manifest.release());
+        fs::rename(&self.path, &whole).map_err(Failure::file("renamed", &self.path))?;
+        sync(&self.store.root)
+    }
+}
+
+fn sync(path: &Path) -> Result<(), Failure> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(Failure::file("written to the disk", path))
+}
+
+/// Bytes that stay free on the state partition: logs, records and configuration need little, but they need it.
+const SPARE: u64 = 4 << 20;

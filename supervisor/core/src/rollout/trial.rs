@@ -1,0 +1,137 @@
+//! What a node does by itself, turn or no turn: reports, stages, and gives what runs on trial its verdict.
+
+use super::{Act, Agent, DRIFT, Drain, Job, RETRY, SETTLE, Sight, TRIAL, TRIES, Target};
+use crate::plant::Bug;
+use crate::set::{Ask, Hold, Phase, Rollout, Step};
+use crate::time::Time;
+
+impl Agent {
+    /// Keeps the table of nodes and the catalogue true.
+    pub(super) fn report(&self, sight: &Sight, wants: &mut Vec<Act>) {
+        let (state, own) = (sight.state, sight.own);
+        let known = state.nodes.get(&self.me);
+        let replaced = known.is_some_and(|known| known.generation > own.node.generation);
+        if known != Some(&own.node) && !replaced {
+            wants.push(Act::Propose(Ask::Report { node: self.me.clone(), report: own.node.clone() }));
+        }
+        for (release, bundle) in &state.bundles {
+            let held = own.bundles.contains(release);
+            if bundle.held_by.contains(&self.me) != held && known.is_some() {
+                let (release, node) = (release.clone(), self.me.clone());
+                wants.push(Act::Propose(Ask::Hold { release, node, held }));
+            }
+        }
+        let gone = own.bundles.iter().filter(|release| !state.bundles.contains_key(*release));
+        wants.extend(gone.filter(|_| sight.quorum).map(|release| Act::Discard(release.clone())));
+    }
+
+    /// Has what the rollout needs on this node's disk before anybody is drained.
+    pub(super) fn stage(&mut self, now: Time, sight: &Sight, rollout: &Rollout, wants: &mut Vec<Act>) {
+        let wanted = rollout.phase == Phase::Staging && rollout.hold == Hold::Going && rollout.back.is_none();
+        let part = rollout.nodes.get(&self.me).filter(|part| wanted && !part.staged && !part.new);
+        let (Some(_), Some(release)) = (part, rollout.kind.release()) else {
+            self.tries = 0;
+            self.next_try = now;
+            return;
+        };
+        let own = sight.own;
+        let target = self.target(rollout, sight);
+        let sound = own.failed.as_ref().is_none_or(|failure| failure.what != target);
+        let ready = sound && self.is_ready(sight, &target);
+        let held = own.bundles.contains(&release);
+        if own.job == Job::Running {
+            return;
+        }
+        if ready {
+            wants.push(Act::Propose(Ask::Staged { rollout: rollout.id, node: self.me.clone() }));
+            return;
+        }
+        let reason = if let Job::Failed(reason) = &own.job { Some(reason.clone()) } else { None };
+        if self.tries >= TRIES && now >= self.next_try {
+            let reason = reason.unwrap_or_else(|| format!("{release} does not come to its disk"));
+            wants.push(Act::Propose(Ask::Halt { rollout: rollout.id, node: self.me.clone(), reason }));
+        } else if now >= self.next_try {
+            self.tries += 1;
+            self.next_try = now + RETRY;
+            self.alarm.ring(self.next_try);
+            // What another slot holds already needs no bundle to be checked again.
+            let act = if held || !sight.state.bundles.contains_key(&release) { Act::Stage } else { Act::Fetch };
+            self.said.retain(|(said, _)| !matches!(said, Act::Stage(_) | Act::Fetch(_)));
+            wants.push(act(release));
+        } else {
+            self.alarm.ring(self.next_try);
+        }
+    }
+
+    /// The verdict on what runs on trial. A node that nobody sees serving goes back by its own clock.
+    pub(super) fn trial(&mut self, sight: &Sight, wants: &mut Vec<Act>) {
+        let Some(since) = sight.own.trial else { return };
+        let turn = sight.state.rollout.as_ref().and_then(|rollout| rollout.step_of(&self.me));
+        if let Some(failure) = sight.own.failed.as_ref().filter(|failure| self.runs(sight, &failure.what)) {
+            // The verdict is there; the way back was cut off.
+            wants.push(Act::Revert { reason: failure.reason.clone() });
+            return;
+        }
+        // Back from a way back that failed: there is nothing else to run.
+        let last = turn == Some(Step::Returning);
+        let free = last || turn.is_none();
+        if let Some(version) = self.runs_banned(sight).filter(|_| !last) {
+            wants.push(Act::Revert { reason: format!("{version} is banned from the set") });
+            return;
+        }
+        if self.planted.has(Bug::BlessUnseen) {
+            wants.push(Act::Bless);
+        }
+        if free
+            && sight.quorum
+            && self.seen.since().is_some_and(|seen| self.alarm.passed(Some(seen.max(since)), SETTLE))
+        {
+            self.bless(sight, wants);
+        } else if !last
+            && self.alarm.passed(Some(since), TRIAL)
+            && !wants.contains(&Act::Bless)
+            && !self.planted.has(Bug::TrialForEver)
+        {
+            wants.push(Act::Revert { reason: self.why_unseen(sight) });
+        }
+    }
+
+    pub(super) fn bless(&self, sight: &Sight, wants: &mut Vec<Act>) {
+        if self.runs_banned(sight).is_none() {
+            wants.push(Act::Bless);
+        }
+    }
+
+    /// A node that came to the set with another document than the set's, and has no turn that would bring it, helps itself: when
+    /// nothing is going on, all others serve, and no node before it in the alphabet has the same to do.
+    pub(super) fn drift(&mut self, now: Time, sight: &Sight, wants: &mut Vec<Act>) {
+        let (state, own) = (sight.state, sight.own);
+        let wanted = state.document_for(&self.me).version;
+        let strays = |name: &str, config: u64| state.document_for(name).version != config;
+        let first = state.nodes.iter().find(|(name, node)| strays(name, node.config)).map(|(name, _)| name);
+        let lost =
+            state.rollout.is_none() && wanted > 0 && strays(&self.me, own.node.config) && first == Some(&self.me);
+        let calm = lost && sight.quorum && self.others_serve(sight, &self.me) && own.drain == Drain::No;
+        if state.rollout.is_none() {
+            self.astray.hold(now, calm.then_some(()));
+            if self.alarm.passed(self.astray.since(), DRIFT) {
+                wants.push(Act::Switch { to: Target::Config(wanted), trial: false });
+            }
+        }
+    }
+
+    fn why_unseen(&self, sight: &Sight) -> String {
+        let seconds = TRIAL.as_secs();
+        if let Some(reason) = sight.nodes.get(&self.me).and_then(|seen| seen.unfit.as_ref()) {
+            return format!("after {seconds} s it is still unfit: {reason}");
+        }
+        let peers = || sight.nodes.iter().filter(|(name, _)| **name != self.me);
+        let heard = peers().filter(|(_, seen)| seen.heard).count();
+        let all = peers().count();
+        if heard == 0 && all > 0 {
+            return format!("it has heard no other node for {seconds} s");
+        }
+        let seen_by = sight.own.seen_by.len();
+        format!("after {seconds} s only {seen_by} of {all} peers see it serve, and {heard} are heard")
+    }
+}

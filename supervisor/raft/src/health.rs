@@ -1,0 +1,137 @@
+//! How a node's part in the set stands, in values and in words.
+
+use std::fmt;
+
+/// How this node's part in the set stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// This node is in a set. Otherwise its disk is empty, and [`Health::alarms`] say what it waits for.
+    pub member: bool,
+    /// The leader, if there is one that a majority follows, as far as this node knows.
+    pub leader: Option<String>,
+    /// It is this node.
+    pub leads: bool,
+    /// Raft's term.
+    pub term: u64,
+    /// The last entry that this node has applied.
+    pub applied: u64,
+    /// This node's generation: higher after it was replaced.
+    pub generation: u64,
+    /// The nodes with a vote, as far as this node knows.
+    pub voters: Vec<String>,
+    /// Other nodes that did not answer lately. Known to the leader, and to all while there is none.
+    pub silent: Vec<String>,
+    /// Other nodes that have yet to receive or apply what this node has. Known as `silent` is.
+    pub lagging: Vec<String>,
+    /// What an operator should know.
+    pub alarms: Vec<Alarm>,
+}
+
+/// What an operator should know. Its words say what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// The set is not founded yet.
+    Founding {
+        /// Nodes that have not answered yet.
+        silent: Vec<String>,
+    },
+    /// The set is not founded, because the nodes' documents name different nodes.
+    Documents {
+        /// The node whose document differs from this one's.
+        node: String,
+        /// The nodes of its document.
+        theirs: Vec<String>,
+    },
+    /// The disk of a node is empty, but the set remembers it.
+    DiskLost {
+        /// The node.
+        node: String,
+        /// The set's name.
+        set: String,
+    },
+    /// Too many disks are empty: what is left can't decide.
+    MajorityLost {
+        /// The nodes whose disks are empty.
+        empty: Vec<String>,
+        /// The node that has the latest state.
+        holder: String,
+    },
+    /// A node has the state of another set of this name.
+    Foreign {
+        /// The node.
+        node: String,
+    },
+    /// No leader, because too few nodes answer.
+    NoQuorum {
+        /// Those that do not.
+        silent: Vec<String>,
+    },
+    /// No leader, although enough nodes answer.
+    NoLeader,
+    /// The set has decided something that this version does not understand.
+    Newer {
+        /// What.
+        what: String,
+    },
+    /// The disk does not take what must be kept: this node has no part in the set until it is restarted.
+    Storage {
+        /// The words of whoever failed.
+        why: String,
+    },
+}
+
+impl fmt::Display for Alarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Alarm::Founding { silent } if silent.is_empty() => {
+                write!(f, "the set is being founded: this node waits to be admitted")
+            }
+            Alarm::Founding { silent } => write!(
+                f,
+                "the set is not founded yet: all its nodes must be there for that once, and {} did not answer",
+                silent.join(", ")
+            ),
+            Alarm::Documents { node, theirs } => write!(
+                f,
+                "the set is not founded: the document of node {node} names the nodes {}, this node's does not, or in \
+                 another order: give all nodes the same document",
+                theirs.join(", ")
+            ),
+            Alarm::DiskLost { node, set } => write!(
+                f,
+                "the disk of node {node} is empty, but the set {set} remembers it: run `trilith node replace {node}` on \
+                 another node"
+            ),
+            Alarm::MajorityLost { empty, holder } => write!(
+                f,
+                "the disks of {} are empty, so the rest of the set can't decide: run `trilith node recover` on {holder}, \
+                 whose state then counts, and the others are given it",
+                empty.join(", ")
+            ),
+            Alarm::Foreign { node } => write!(
+                f,
+                "node {node} has the state of another set: run `trilith node replace {node}` on another node if that \
+                 state may go (it is kept on its disk as raft/replaced)"
+            ),
+            Alarm::NoQuorum { silent } => write!(
+                f,
+                "the set can't decide, because too few of its nodes answer: {} {} silent",
+                silent.join(", "),
+                if silent.len() == 1 { "is" } else { "are" }
+            ),
+            Alarm::NoLeader => write!(
+                f,
+                "nobody leads the set, although enough of its nodes answer: see what else they say; if they say nothing, \
+                 their logs tell why, and `trilith node recover` on the one with the latest state is the way out"
+            ),
+            Alarm::Newer { what } => write!(
+                f,
+                "the set is newer than this node, which does not understand {what}: its state stands still there until it \
+                 is upgraded"
+            ),
+            Alarm::Storage { why } => {
+                write!(f, "this node can't keep what the set decides: {why}; mend its disk, then restart it")
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The coordinator: what must never be wrong, decided slowly and surely, in a process of its own.
+//!
+//! ```text
+//!   trilith status, upgrade, config ──▶ coordinator.sock ─┐           ┌─▶ trilith-slot@… (systemd): slots, the ESP
+//!                                                         ▼           │
+//!   peers: Raft, bundles, "do you see me serve?" ◀──▶ coordinator ────┼─▶ control.sock: drain, hand over
+//!   (TCP, mutual TLS)                                     ▲           └─▶ haproxy.service: end softly
+//!                                     status of the supervisor
+//! ```
+//!
+//! The supervisor decides who owns a VIP, in milliseconds, and never waits for a disk; this one writes to disks, moves bundles and
+//! waits for majorities. They share nothing but a socket, so neither can hold the other up, and a rollout that goes wrong takes no
+//! heartbeat with it. The price is a second process of a few MiB.
+//!
+//! It remembers nothing that matters: each round looks at the world ([`sight`]), lets the pure [`Agent`] decide, and begins what it
+//! says ([`deeds`]).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+use trilith_core::plant::Planted;
+use trilith_core::rollout::{Agent, Sight};
+use trilith_core::set::State;
+use trilith_core::time::Time;
+use trilith_raft::{Inbound, Options, Replica, Rhythm};
+
+use crate::{disk, notices, notify, paths};
+
+mod deeds;
+mod peers;
+mod record;
+pub mod server;
+mod sight;
+
+use deeds::Deeds;
+use record::Record;
+use sight::World;
+
+/// How often the world is looked at while a rollout is under way or something runs on trial.
+const BUSY: Duration = Duration::from_millis(500);
+/// How often it is looked at otherwise: for the table of nodes.
+const CALM: Duration = Duration::from_secs(5);
+/// Connections of peers that wait to be served.
+const INBOUND: usize = 16;
+
+/// Runs the coordinator until it is told to stop, or until it has to start anew with another document.
+///
+/// # Errors
+/// When the configuration, the secret or the node's name is missing or wrong, or what is on the disk cannot be used.
+pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
+    let notify = notify::Notify::from_env().context("NOTIFY_SOCKET")?;
+    let state = disk::load(&config, node.as_deref())?;
+    let settings = Arc::new(state.settings);
+    let (me, name) = (state.me, settings.node_name(state.me).to_owned());
+    let (inbound_tx, inbound) = mpsc::channel::<Inbound>(INBOUND);
+    let options = Options {
+        directory: PathBuf::from(paths::RAFT),
+        settings: settings.clone(),
+        me,
+        secret: state.secret,
+        rhythm: Rhythm::default(),
+        // A peer that finds the queue full is turned away, and comes again.
+        blocks: Some(Box::new(move |connection| _ = inbound_tx.try_send(connection))),
+    };
+    let replica = Arc::new(Replica::start(options).await?);
+    let record = Record::read(paths::COORDINATOR.as_ref())?;
+    let mut world = World::new(&settings, &name, &config, record);
+    world.look_at_slots(true).await;
+    let mut deeds = Deeds::new(replica.clone(), settings.clone(), me, config);
+    let (asked_tx, mut asked) = mpsc::channel(server::MAX_CONNECTIONS);
+    server::start(paths::COORDINATOR_SOCKET.as_ref(), asked_tx)?;
+    tokio::spawn(peers::serve(inbound, world.status()));
+    let mut agent = Agent::new(&name, Planted::default());
+    let (mut states, mut health) = (replica.state(), replica.health());
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let begun = Instant::now();
+    info!(node = name, set = settings.set.name, "coordinator starts");
+    notify.ready();
+    loop {
+        let state = states.borrow_and_update().clone();
+        let healthy = health.borrow_and_update().clone();
+        world.look(&state, &replica, me).await;
+        world.own.node.generation = healthy.generation;
+        world.own.job = deeds.job();
+        let now = Time(begun.elapsed().as_micros() as u64);
+        tell(&healthy, &state, &name, &mut world);
+        let sight = sight_of(&world, &state, &healthy, replica.is_leader());
+        for act in agent.step(now, &sight) {
+            deeds.begin(act, &state, &mut world);
+        }
+        deeds.found(&state, &healthy, &world);
+        if deeds.leaves() {
+            info!("coordinator starts anew, with another document");
+            break;
+        }
+        let busy = state.rollout.is_some() || world.own.trial.is_some() || deeds.busy();
+        let mut wait = if busy { BUSY } else { CALM };
+        if let Some(deadline) = agent.deadline() {
+            wait = wait.min(deadline.since(now).max(Duration::from_millis(20)));
+        }
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = states.changed() => {}
+            _ = health.changed() => {}
+            () = deeds.ended(&mut world) => {}
+            Some(request) = asked.recv() => deeds.serve(request, &state, &healthy, &world),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    drop(deeds);
+    if let Some(replica) = Arc::into_inner(replica) {
+        replica.shutdown().await;
+    }
+    Ok(())
+}
+
+fn sight_of<'a>(world: &'a World, state: &'a State, health: &trilith_raft::Health, leads: bool) -> Sight<'a> {
+    let quorum = health.leader.is_some() && health.member;
+    Sight { state, leads, quorum, utc: world.utc(), nodes: &world.nodes, own: &world.own }
+}
+
+/// What an operator should know becomes alarms of `trilith status` and the console, on every node.
+fn tell(health: &trilith_raft::Health, state: &State, me: &str, world: &mut World) {
+    let mut alarms: Vec<String> = health.alarms.iter().map(ToString::to_string).collect();
+    alarms.extend(server::concern(state));
+    let fallback = state.nodes.get(me).and_then(|node| node.fallback.as_ref());
+    alarms.extend(
+        fallback.map(|fallback| format!("this node went back from version {}: {}", fallback.version, fallback.reason)),
+    );
+    if alarms == world.told {
+        return;
+    }
+    for place in 0..alarms.len().max(world.told.len()) {
+        let file = format!("coordinator-{place}");
+        if let Err(error) = notices::write(paths::NOTICES.as_ref(), &file, alarms.get(place).map(String::as_str)) {
+            warn!("notice {file}: {error}");
+        }
+    }
+    world.told = alarms;
+}

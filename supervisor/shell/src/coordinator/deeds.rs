@@ -1,0 +1,384 @@
+//! Carrying out what the agent says: jobs that take minutes, and deeds on this node, one of each at a time.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+use trilith_bundle::Store;
+use trilith_bundle::transfer::{self, Have};
+use trilith_core::config::{self, NodeId, Settings};
+use trilith_core::rollout::{Act, Drain, Failure, Job, Target};
+use trilith_core::set::{Ask, Document, Kind, Release, Request, State};
+use trilith_core::slots::Slot;
+use trilith_raft::{Health, ProposeError, Replica};
+
+use super::record::replace;
+use super::sight::{World, now_utc};
+use super::{peers, server};
+use crate::control::client::ask;
+use crate::control::{self, Response, successors};
+use crate::slot::{self, Deed};
+use crate::{paths, systemd};
+
+/// How long a deed on the slots may take: writing and reading back a system on a slow disk.
+const SLOT_PATIENCE: Duration = Duration::from_secs(600);
+/// How often a HAProxy that is ending is looked at: systemd tells of units that change, but not whether a message was lost.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a HAProxy may take to end once its deadline has come.
+const CUT: Duration = Duration::from_secs(10);
+
+/// What is under way.
+pub struct Deeds {
+    pub(super) replica: Arc<Replica>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) me: NodeId,
+    document: PathBuf,
+    job: Job,
+    deed: Option<Act>,
+    leaves: bool,
+    ends: mpsc::UnboundedSender<End>,
+    ended: mpsc::UnboundedReceiver<End>,
+}
+
+/// How something ended.
+enum End {
+    Job(Result<(), String>),
+    Deed(Act, Result<(), String>),
+    /// A bundle came in from an operator.
+    Uploaded,
+}
+
+impl Deeds {
+    /// Nothing is under way.
+    pub fn new(replica: Arc<Replica>, settings: Arc<Settings>, me: NodeId, document: PathBuf) -> Deeds {
+        let (ends, ended) = mpsc::unbounded_channel();
+        Deeds { replica, settings, me, document, job: Job::Idle, deed: None, leaves: false, ends, ended }
+    }
+
+    /// How far fetching or staging is.
+    pub fn job(&self) -> Job {
+        self.job.clone()
+    }
+
+    /// Whether something is under way.
+    pub fn busy(&self) -> bool {
+        self.deed.is_some() || self.job == Job::Running
+    }
+
+    /// Whether this process has to start anew.
+    pub fn leaves(&self) -> bool {
+        self.leaves
+    }
+
+    /// Begins an act. What is under way already is not begun again.
+    pub fn begin(&mut self, act: Act, state: &State, world: &mut World) {
+        match act {
+            Act::Propose(ask) => self.propose(ask, world.utc()),
+            Act::Discard(release) => {
+                let removed = Store::open(paths::BUNDLES.as_ref()).and_then(|store| store.remove(&release));
+                removed.unwrap_or_else(|error| warn!("bundle {release}: {error}"));
+            }
+            Act::Forget => _ = world.note(|record| record.failed = None),
+            Act::Fetch(release) if self.job != Job::Running => {
+                let held_by = state.bundles.get(&release).map(|bundle| bundle.held_by.clone()).unwrap_or_default();
+                let (replica, settings, me) = (self.replica.clone(), self.settings.clone(), self.me);
+                self.start_job(async move {
+                    let peers = (0..settings.nodes.len() as u8).map(NodeId).filter(|node| *node != me);
+                    let mut why = format!("no node holds bundle {release}");
+                    for peer in peers.filter(|peer| held_by.contains(settings.node_name(*peer))) {
+                        match fetch(&replica, peer, &release).await {
+                            Ok(moved) => {
+                                info!(
+                                    "bundle {release} is here: {moved} bytes came from node {}",
+                                    settings.node_name(peer)
+                                );
+                                return Ok(());
+                            }
+                            Err(error) => {
+                                why = format!("bundle {release} from node {}: {error}", settings.node_name(peer))
+                            }
+                        }
+                    }
+                    Err(why)
+                });
+            }
+            Act::Stage(Release { service: None, version }) if self.job != Job::Running => {
+                self.start_job(run_slot(Deed::Stage(version)));
+            }
+            // A service's image was checked when it came, and is used from where it lies.
+            Act::Stage(_) if self.job != Job::Running => _ = self.ends.send(End::Job(Ok(()))),
+            Act::Fetch(_) | Act::Stage(_) => {}
+            act if self.deed.is_none() => self.deed(act, state, world),
+            _ => {}
+        }
+    }
+
+    /// What the set needs once, and no agent asks for: its first document, and that an only system is called good.
+    pub fn found(&mut self, state: &State, health: &Health, world: &World) {
+        if health.leads && state.config.last == 0 {
+            match std::fs::read_to_string(&self.document) {
+                Ok(text) => self.propose(Ask::Init { text }, world.utc()),
+                Err(error) => warn!("{}: {error}", self.document.display()),
+            }
+        }
+        if self.deed.is_none() && world.only_system_unblessed() && world.nodes.values().any(|seen| seen.serves()) {
+            self.start_deed(Act::Bless, run_slot(Deed::Bless));
+        }
+    }
+
+    /// Waits until something ends, and takes it in.
+    pub async fn ended(&mut self, world: &mut World) {
+        let Some(end) = self.ended.recv().await else { return };
+        match end {
+            End::Job(result) => {
+                world.take_slots();
+                self.job = match result {
+                    Ok(()) => {
+                        world.note(|record| record.failed = None);
+                        Job::Idle
+                    }
+                    Err(why) => {
+                        warn!("{why}");
+                        Job::Failed(why)
+                    }
+                };
+            }
+            End::Deed(act, result) => {
+                self.deed = None;
+                if let Err(why) = &result {
+                    warn!("{why}");
+                }
+                self.take_in(act, result, world);
+            }
+            End::Uploaded => {}
+        }
+    }
+
+    fn take_in(&mut self, act: Act, result: Result<(), String>, world: &mut World) {
+        world.take_slots();
+        match (act, result) {
+            (Act::Drain { .. }, result) => world.own.drain = if result.is_ok() { Drain::Done } else { Drain::No },
+            (Act::Undrain, Ok(())) => {
+                world.own.drain = Drain::No;
+                world.note(|record| record.drained = false);
+            }
+            (Act::Bless, Ok(())) => _ = world.note(|record| record.switched = None),
+            (Act::Switch { to, .. }, Err(reason)) => {
+                world.note(|record| (record.switched, record.failed) = (None, Some(Failure { what: to, reason })));
+            }
+            _ => {}
+        }
+    }
+
+    fn deed(&mut self, act: Act, state: &State, world: &mut World) {
+        let again = act.clone();
+        match act {
+            Act::HandOver => {
+                let orders = hand_overs(world);
+                self.start_deed(again, async move { give_all(orders).await });
+            }
+            Act::Drain { deadline_s } => {
+                if world.note(|record| record.drained = true) {
+                    world.own.drain = Drain::Going;
+                    let order = control::Request::NodeDrain { node: self.name() };
+                    let ends =
+                        !matches!(state.rollout.as_ref().map(|rollout| &rollout.kind), Some(Kind::Config { .. }));
+                    let deadline = self.deadline(deadline_s);
+                    self.start_deed(again, async move {
+                        give(order).await?;
+                        // A new document is loaded by HAProxy without a break, so its connections may stay.
+                        if ends { end_connections(deadline).await } else { Ok(()) }
+                    });
+                }
+            }
+            Act::Undrain => {
+                let order = control::Request::NodeUndrain { node: self.name() };
+                self.start_deed(again, async move { give(order).await });
+            }
+            Act::Switch { to: Target::System(version), .. } => {
+                if world.note(|record| (record.switched, record.failed) = (Some(version), None)) {
+                    self.start_deed(again, async move {
+                        run_slot(Deed::Switch(version)).await?;
+                        systemd::end_machine("reboot.target").await
+                    });
+                }
+            }
+            Act::Switch { to: Target::Config(version), trial } => {
+                let documents = [state.config.trial.as_ref(), Some(&state.config.good), state.config.previous.as_ref()];
+                let found = documents.into_iter().flatten().find(|document| document.version == version);
+                let done = found.ok_or_else(|| format!("document {version} is not in the set's state"));
+                let done = done.and_then(|document| self.adopt(document, trial, world));
+                _ = self.ends.send(End::Deed(again, done));
+            }
+            Act::Switch { to: Target::Service(name, _), .. } => {
+                let why = format!("service {name}: this version of the supervisor runs services from the system only");
+                _ = self.ends.send(End::Deed(again, Err(why)));
+            }
+            Act::Bless if world.slot_on_trial() => self.start_deed(again, run_slot(Deed::Bless)),
+            Act::Bless => _ = world.note(|record| record.config_trial = false),
+            Act::Revert { reason } if world.slot_on_trial() => {
+                let failed = Failure { what: Target::System(slot::running_version()), reason };
+                if world.note(|record| (record.switched, record.failed) = (None, Some(failed))) {
+                    self.start_deed(again, async {
+                        run_slot(Deed::Revert).await?;
+                        systemd::end_machine("reboot.target").await
+                    });
+                }
+            }
+            Act::Revert { reason } => {
+                let failed = Failure { what: Target::Config(world.record.config), reason };
+                if world.note(|record| record.failed = Some(failed)) {
+                    let done = self.adopt(&state.config.good, false, world);
+                    _ = self.ends.send(End::Deed(again, done));
+                }
+            }
+            Act::Propose(_) | Act::Fetch(_) | Act::Stage(_) | Act::Discard(_) | Act::Forget => {}
+        }
+    }
+
+    /// Puts a document in force: the supervisor and this process start anew with it.
+    fn adopt(&mut self, document: &Document, trial: bool, world: &mut World) -> Result<(), String> {
+        let name = format!("document {}", document.version);
+        config::parse(&document.text, &name).map_err(|error| error.to_string())?;
+        replace(&self.document, document.text.as_bytes())
+            .map_err(|error| format!("{}: {error}", self.document.display()))?;
+        let version = document.version;
+        if !world.note(|record| (record.config, record.config_trial) = (version, trial)) {
+            return Err(format!("{} can't be written", paths::COORDINATOR));
+        }
+        self.leaves = true;
+        tokio::spawn(async {
+            if let Err(why) = systemd::start_anew(paths::SUPERVISOR_UNIT).await {
+                warn!("{why}");
+            }
+        });
+        Ok(())
+    }
+
+    /// Asks something of the set; whoever wanted it sees in the state whether it was done.
+    fn propose(&self, ask: Ask, utc: Option<u64>) {
+        let (replica, by) = (self.replica.clone(), self.name());
+        tokio::spawn(async move {
+            match replica.propose(&Request::new(&by, utc, ask.clone())).await {
+                Ok(_) => {}
+                Err(ProposeError::Refused(refusal)) => info!("the set refuses {ask:?}: {refusal}"),
+                Err(error) => info!("the set is asked again later: {error}"),
+            }
+        });
+    }
+
+    /// Serves an operator.
+    pub fn serve(&self, asked: server::Asked, state: &Arc<State>, health: &Health, world: &World) {
+        let ends = self.ends.clone();
+        let (done, uploaded) = server::serve(asked, self, state, health, world);
+        tokio::spawn(async move {
+            done.await;
+            if uploaded {
+                // The catalogue follows at once, instead of with the next look.
+                _ = ends.send(End::Uploaded);
+            }
+        });
+    }
+
+    fn start_job(&mut self, job: impl Future<Output = Result<(), String>> + Send + 'static) {
+        self.job = Job::Running;
+        let ends = self.ends.clone();
+        tokio::spawn(async move { _ = ends.send(End::Job(job.await)) });
+    }
+
+    fn start_deed(&mut self, act: Act, deed: impl Future<Output = Result<(), String>> + Send + 'static) {
+        self.deed = Some(act.clone());
+        let ends = self.ends.clone();
+        tokio::spawn(async move { _ = ends.send(End::Deed(act, deed.await)) });
+    }
+
+    fn deadline(&self, seconds: Option<u32>) -> Duration {
+        let longest = || self.settings.services.iter().map(|service| service.drain_deadline).max().unwrap_or_default();
+        seconds.map_or_else(longest, |seconds| Duration::from_secs(seconds.into()))
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.settings.node_name(self.me).to_owned()
+    }
+}
+
+/// Where blocks of a bundle may already be: on both slots and in the boot loader's directory. Reading them takes no right that
+/// this process has not; what it may not read it fetches.
+pub fn have() -> Have {
+    let Ok((devices, running)) = slot::devices() else { return Have { roots: Vec::new(), files: Vec::new() } };
+    let roots = [running, running.other()];
+    let of = |slot: Slot| (devices.root[slot as usize].clone(), devices.verity[slot as usize].clone());
+    let files = std::fs::read_dir(&devices.entries).into_iter().flatten().flatten().map(|entry| entry.path());
+    Have { roots: roots.map(of).to_vec(), files: files.collect() }
+}
+
+async fn fetch(replica: &Replica, peer: NodeId, release: &Release) -> Result<u64, String> {
+    let mut stream = peers::bundles_of(replica, peer).await.map_err(|error| error.to_string())?;
+    let store = Store::open(paths::BUNDLES.as_ref()).map_err(|error| error.to_string())?;
+    let keys = slot::keys().map_err(|error| format!("{error:#}"))?;
+    let received =
+        transfer::receive(&mut stream, Some(release.clone()), &store, &keys, |_| Ok(()), have(), |_| ()).await;
+    received.map(|received| received.moved).map_err(|error| error.to_string())
+}
+
+async fn run_slot(deed: Deed) -> Result<(), String> {
+    let result = systemd::run_once(&deed.unit(), SLOT_PATIENCE).await;
+    let told = slot::outcome().filter(|outcome| outcome.deed == deed.to_string()).and_then(|outcome| outcome.error);
+    result.map_err(|why| told.unwrap_or(why))
+}
+
+/// All VIPs of this node to the nodes that could take them, in turn.
+fn hand_overs(world: &World) -> Vec<control::Request> {
+    let status = world.status();
+    let status = status.borrow();
+    let Some(status) = status.as_ref() else { return Vec::new() };
+    let own = status.vips.iter().filter(|vip| vip.owner.as_deref() == Some(&status.node));
+    let heirs = successors(status);
+    own.zip(heirs.iter().cycle())
+        .map(|(vip, heir)| control::Request::VipMove { vip: vip.name.clone(), node: (*heir).to_owned() })
+        .collect()
+}
+
+async fn give_all(orders: Vec<control::Request>) -> Result<(), String> {
+    for order in orders {
+        give(order).await?;
+    }
+    Ok(())
+}
+
+async fn give(order: control::Request) -> Result<(), String> {
+    let answer = tokio::task::spawn_blocking(move || ask(paths::CONTROL_SOCKET.as_ref(), order)).await;
+    match answer.map_err(|error| error.to_string())?.map_err(|error| error.to_string())? {
+        Response::Done { .. } | Response::Status(_) => Ok(()),
+        Response::Refused { text } | Response::TimedOut { text } | Response::Invalid { text } => Err(text),
+    }
+}
+
+/// Lets HAProxy end: it takes nothing new, tells those that are connected to go elsewhere, each in its protocol's words, and ends
+/// with the last of them. What is left at the deadline is closed.
+async fn end_connections(deadline: Duration) -> Result<(), String> {
+    let begun = Instant::now();
+    systemd::signal(paths::HAPROXY_UNIT, Signal::SIGUSR1).await?;
+    let mut cut = false;
+    while systemd::runs(paths::HAPROXY_UNIT).await? {
+        if !cut && begun.elapsed() >= deadline {
+            info!("connections are left after {} s: they are closed", deadline.as_secs());
+            systemd::signal(paths::HAPROXY_UNIT, Signal::SIGTERM).await?;
+            cut = true;
+        }
+        if begun.elapsed() > deadline + CUT {
+            return Err(format!("{} does not end", paths::HAPROXY_UNIT));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    info!("all connections have ended after {} s", begun.elapsed().as_secs());
+    Ok(())
+}
+
+/// When a bundle must no longer be taken, the machine's clock has to do.
+pub fn utc_or_now(world: &World) -> u64 {
+    world.utc().unwrap_or_else(now_utc)
+}

@@ -1,0 +1,122 @@
+//! What coordinators ask each other directly, on connections for bundles: parts of a bundle, and "do you see me serve?".
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tracing::debug;
+use trilith_bundle::{Failure, Store, transfer};
+use trilith_core::config::NodeId;
+use trilith_core::set::Release;
+use trilith_core::status::Status;
+use trilith_raft::{Alpn, Inbound, Replica, Stream};
+
+use crate::paths;
+
+/// The first byte on a connection: a bundle is wanted.
+const BUNDLE: u8 = b'B';
+/// The first byte on a connection: the other's view is wanted.
+const VIEW: u8 = b'V';
+/// The longest question or answer about a view, in bytes.
+const MAX_VIEW: usize = 4096;
+/// How long a question may take to be answered.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a node says of itself, for others to compare with what they see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Its version.
+    pub version: String,
+    /// Fingerprint of its document.
+    pub fingerprint: String,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Answer {
+    serves: bool,
+}
+
+/// Serves what peers ask, until the queue ends.
+pub async fn serve(mut inbound: mpsc::Receiver<Inbound>, status: watch::Receiver<Option<Status>>) {
+    while let Some(Inbound { stream, peer, .. }) = inbound.recv().await {
+        let status = status.clone();
+        tokio::spawn(async move {
+            if let Err(error) = answer(stream, &peer, &status).await {
+                debug!("what node {peer} asked was not answered: {error}");
+            }
+        });
+    }
+}
+
+async fn answer(mut stream: Stream, peer: &str, status: &watch::Receiver<Option<Status>>) -> Result<(), Failure> {
+    let io = |what: &'static str| move |error| Failure::Io { what: what.to_owned(), error };
+    let kind = timeout(PATIENCE, stream.read_u8()).await.map_err(|late| io("no question")(late.into()))?;
+    match kind.map_err(io("no question"))? {
+        BUNDLE => {
+            let store = Store::open(paths::BUNDLES.as_ref())?;
+            let open = |release: Option<&Release>| match release {
+                Some(release) => store.get(release),
+                None => Err(Failure::Protocol { what: "no release was named".to_owned() }),
+            };
+            transfer::send(&mut stream, open, |_| ()).await.map(drop)
+        }
+        VIEW => {
+            let about: Claim = read(&mut stream).await.map_err(io("its question"))?;
+            let serves = status.borrow().as_ref().is_some_and(|status| sees(status, peer, &about));
+            write(&mut stream, &Answer { serves }).await.map_err(io("the answer"))
+        }
+        other => Err(Failure::Protocol { what: format!("first byte {other}") }),
+    }
+}
+
+/// Whether this status shows that node serving with that version and document.
+fn sees(status: &Status, node: &str, about: &Claim) -> bool {
+    let known = status.nodes.iter().find(|known| known.name == node);
+    let heard = known.is_some_and(|known| {
+        known.heard
+            && known.fitness == "fit"
+            && !known.drained
+            && known.version.as_deref() == Some(&about.version)
+            && known.fingerprint.as_deref() == Some(&about.fingerprint)
+    });
+    let flows = status.flows.as_ref();
+    let instances = flows.iter().flat_map(|flows| &flows.backends).filter(|backend| backend.node == node);
+    heard && flows.is_some() && instances.into_iter().all(|backend| backend.state.starts_with("UP"))
+}
+
+/// Asks a peer whether it sees this node serve.
+pub async fn is_seen_by(replica: &Replica, peer: NodeId, about: &Claim) -> bool {
+    let asked = async {
+        let mut stream = replica.connect(peer, Alpn::Blocks).await?;
+        stream.write_u8(VIEW).await?;
+        write(&mut stream, about).await?;
+        read::<Answer>(&mut stream).await
+    };
+    matches!(timeout(PATIENCE, asked).await, Ok(Ok(Answer { serves: true })))
+}
+
+/// A connection to a peer on which it answers for its bundles.
+pub async fn bundles_of(replica: &Replica, peer: NodeId) -> std::io::Result<Stream> {
+    let mut stream = replica.connect(peer, Alpn::Blocks).await?;
+    stream.write_u8(BUNDLE).await?;
+    Ok(stream)
+}
+
+async fn write<T: Serialize>(stream: &mut Stream, value: &T) -> std::io::Result<()> {
+    let bytes = serde_json::to_vec(value)?;
+    stream.write_u16(bytes.len() as u16).await?;
+    stream.write_all(&bytes).await?;
+    stream.flush().await
+}
+
+async fn read<T: for<'de> Deserialize<'de>>(stream: &mut Stream) -> std::io::Result<T> {
+    let length = usize::from(timeout(PATIENCE, stream.read_u16()).await??);
+    if length > MAX_VIEW {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{length} bytes of question")));
+    }
+    let mut bytes = vec![0; length];
+    timeout(PATIENCE, stream.read_exact(&mut bytes)).await??;
+    Ok(serde_json::from_slice(&bytes)?)
+}

@@ -1,0 +1,365 @@
+//! The coordinator's socket: how `trilith upgrade` and `trilith config` reach it.
+//!
+//! As at the supervisor's ([`crate::control`]): one JSON object a line, for root and the group trilith-admin. A connection carries
+//! one request. Only an upload goes on after the first answer: then the bundle's transfer follows ([`trilith_bundle::transfer`]),
+//! and a last answer.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+use tracing::{info, warn};
+use trilith_bundle::{Context, Failure, Room, Store, Verified, transfer};
+use trilith_core::rollout::{plan, waits};
+use trilith_core::set::{self, Ask, Bundle, Goal, Hold, Options, Reply, State};
+use trilith_raft::{Health, ProposeError, Replica};
+
+use super::deeds::{Deeds, have, utc_or_now};
+use super::sight::World;
+use crate::control::{listen, peer};
+use crate::paths;
+use crate::slot;
+
+/// Requests at one time; more wait in the socket's queue.
+pub const MAX_CONNECTIONS: usize = 16;
+/// Version of the protocol.
+pub const VERSION: u32 = 1;
+/// The longest request: a document, escaped.
+pub const MAX_REQUEST: u64 = 1024 * 1024;
+/// The longest answer: the whole state.
+pub const MAX_ANSWER: u64 = 16 * 1024 * 1024;
+/// How long a connection may say nothing, or not take its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The kernel and its initrd on the ESP: three of them fit, the running one, the other one, and one that is being written.
+const UKI_ROOM: u64 = 30 << 20;
+/// An extension image.
+const SERVICE_ROOM: u64 = 64 << 20;
+
+/// A request as it is sent.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Envelope {
+    /// [`VERSION`] of the client.
+    pub version: u32,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// What can be asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// The state of the set, and how this node stands in it.
+    Show,
+    /// Something that the set decides.
+    Propose(Ask),
+    /// What a rollout would do; nothing is changed.
+    Plan {
+        /// What it shall bring.
+        goal: Goal,
+        /// How.
+        options: Options,
+    },
+    /// A bundle follows.
+    Upload,
+    /// A node's disk is lost: its old identity goes.
+    Replace {
+        /// Its name.
+        node: String,
+    },
+    /// Most disks are lost: this node's state counts.
+    Recover,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// To [`Request::Show`].
+    Shown(Box<Shown>),
+    /// To [`Request::Plan`]: what would happen, and what speaks against it.
+    Planned {
+        /// In the order in which it would happen.
+        steps: Vec<String>,
+        /// Reasons why it would be refused now.
+        objections: Vec<String>,
+    },
+    /// To [`Request::Upload`]: go on.
+    Ready,
+    /// It is done.
+    Done {
+        /// One line for people.
+        text: String,
+        /// The set's word, where the set decided.
+        #[serde(default)]
+        reply: Option<Reply>,
+    },
+    /// It is not done.
+    Refused {
+        /// Why, and what would help.
+        text: String,
+        /// The exit code.
+        code: u8,
+    },
+}
+
+/// What one node knows of the set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Shown {
+    /// The node.
+    pub node: String,
+    /// Who coordinates, if anyone.
+    pub leader: Option<String>,
+    /// Nodes that did not answer lately.
+    pub silent: Vec<String>,
+    /// What an operator should know.
+    pub alarms: Vec<String>,
+    /// Why the rollout does not go on just now, if it could and does not.
+    pub waits: Option<String>,
+    /// What the set has agreed on.
+    pub state: State,
+}
+
+/// A request, and the connection on which it is answered.
+pub struct Asked {
+    request: Request,
+    stream: UnixStream,
+}
+
+/// Opens the socket and passes every request on, until the runtime ends.
+///
+/// # Errors
+/// Another coordinator answers there, or the socket can't be made.
+pub fn start(path: &Path, requests: mpsc::Sender<Asked>) -> Result<()> {
+    let group = peer::admin_group();
+    let listener = listen(path, group)?;
+    tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        while let Ok(place) = places.clone().acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, _)) => match peer::Peer::of(stream.as_fd(), group) {
+                    Ok(_) => {
+                        let requests = requests.clone();
+                        tokio::spawn(async move {
+                            if let Ok(asked) = read(stream).await {
+                                // The coordinator is going down: whoever asked sees the connection close.
+                                _ = requests.send(asked).await;
+                            }
+                            drop(place);
+                        });
+                    }
+                    Err(error) => warn!("connection refused: {error}"),
+                },
+                Err(error) => {
+                    // Out of files or memory: the condition can't be awaited, and asking again at once would take the CPU.
+                    warn!("accepting a connection failed: {error}");
+                    tokio::time::sleep(PATIENCE).await;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn read(stream: UnixStream) -> io::Result<Asked> {
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    timeout(PATIENCE, (&mut reader).take(MAX_REQUEST).read_until(b'\n', &mut line)).await??;
+    let early = !reader.buffer().is_empty();
+    let mut stream = reader.into_inner();
+    let why = match serde_json::from_slice::<Envelope>(&line) {
+        Ok(Envelope { version: VERSION, request }) if !early => return Ok(Asked { request, stream }),
+        Ok(Envelope { version: VERSION, .. }) => "a connection carries one request".to_owned(),
+        Ok(Envelope { version, .. }) => format!("the coordinator speaks version {VERSION}, not {version}"),
+        Err(error) => format!("the request is not understood: {error}"),
+    };
+    write(&mut stream, &Answer::Refused { text: why, code: USAGE }).await?;
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+async fn write(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    timeout(PATIENCE, stream.write_all(&line)).await?
+}
+
+/// Answers a request: what to await for it, and whether it brings a bundle.
+pub fn serve(
+    asked: Asked,
+    deeds: &Deeds,
+    state: &Arc<State>,
+    health: &Health,
+    world: &World,
+) -> (impl Future<Output = ()> + Send + use<>, bool) {
+    let Asked { request, mut stream } = asked;
+    let (replica, utc) = (deeds.replica.clone(), world.utc());
+    let (name, state) = (deeds.name(), state.clone());
+    let sight = super::sight_of(world, &state, health, health.leads);
+    let at_once = match &request {
+        Request::Show => Some(shown(&name, &state, health, waits(&name, &sight))),
+        Request::Plan { goal, options } => {
+            let plan = plan(&name, &sight, goal, options);
+            Some(Answer::Planned { steps: plan.steps, objections: plan.objections })
+        }
+        _ => None,
+    };
+    let uploads = matches!(request, Request::Upload);
+    let now = utc_or_now(world);
+    let answered = async move {
+        let answer = match (at_once, request) {
+            (Some(answer), _) => answer,
+            (None, Request::Propose(ask)) => propose(&replica, utc, ask).await,
+            (None, Request::Replace { node }) => told(
+                replica.replace(&node).await,
+                format!("the old identity of node {node} is gone: its successor is admitted as soon as it answers"),
+            ),
+            (None, Request::Recover) => told(
+                replica.recover().await,
+                "this node's state counts from now on: the others are given it".to_owned(),
+            ),
+            (None, Request::Upload) => {
+                if let Err(error) = write(&mut stream, &Answer::Ready).await {
+                    return warn!("upload: {error}");
+                }
+                upload(&mut stream, &replica, &state, &name, now, utc).await
+            }
+            (None, Request::Show | Request::Plan { .. }) => return,
+        };
+        if let Err(error) = write(&mut stream, &answer).await {
+            // What was asked is done all the same.
+            warn!("the answer was not taken: {error}");
+        }
+    };
+    (answered, uploads)
+}
+
+/// What about the rollout in progress needs an operator; nothing while all goes well.
+pub fn concern(state: &State) -> Option<String> {
+    let rollout = state.rollout.as_ref()?;
+    match &rollout.hold {
+        Hold::Going => None,
+        Hold::Paused { why: set::Pause::Operator } => None,
+        Hold::Paused { .. } => Some(format!("rollout {} of {} is {}", rollout.id, rollout.kind, rollout.hold)),
+        Hold::Halted { node, reason } => Some(format!(
+            "rollout {} of {} has halted on node {node}: {reason}; resume or abort it with: trilith upgrade resume|abort",
+            rollout.id, rollout.kind
+        )),
+    }
+}
+
+fn shown(name: &str, state: &State, health: &Health, waits: Option<String>) -> Answer {
+    let mut alarms: Vec<String> = health.alarms.iter().map(ToString::to_string).collect();
+    alarms.extend(concern(state));
+    let (leader, silent) = (health.leader.clone(), health.silent.clone());
+    Answer::Shown(Box::new(Shown { node: name.to_owned(), leader, silent, alarms, waits, state: state.clone() }))
+}
+
+fn told(result: Result<(), String>, text: String) -> Answer {
+    match result {
+        Ok(()) => Answer::Done { text, reply: None },
+        Err(text) => Answer::Refused { text, code: REFUSED },
+    }
+}
+
+async fn propose(replica: &Replica, utc: Option<u64>, ask: Ask) -> Answer {
+    match replica.propose(&set::Request::new(OPERATOR, utc, ask)).await {
+        Ok(reply) => Answer::Done { text: "done".to_owned(), reply: Some(reply) },
+        Err(ProposeError::NoQuorum { silent }) => {
+            Answer::Refused { text: ProposeError::NoQuorum { silent }.to_string(), code: TIMED_OUT }
+        }
+        Err(error) => Answer::Refused { text: error.to_string(), code: REFUSED },
+    }
+}
+
+/// Takes a bundle in, and puts it into the set's catalogue.
+async fn upload(
+    stream: &mut UnixStream,
+    replica: &Replica,
+    state: &State,
+    name: &str,
+    now: u64,
+    utc: Option<u64>,
+) -> Answer {
+    let result = async {
+        let store = Store::open(paths::BUNDLES.as_ref())?;
+        let keys = slot::keys().map_err(|error| Failure::Protocol { what: format!("{error:#}") })?;
+        let room = room();
+        let admit = |verified: &Verified| {
+            let manifest = verified.manifest();
+            let ban = state.bans.get(&manifest.release());
+            verified.admit(&Context {
+                product: PRODUCT,
+                running: slot::running_version(),
+                floor: if manifest.service.is_none() { state.floor } else { set::Version::default() },
+                banned: ban.map(|ban| ban.reason.as_str()),
+                room,
+                now: Some(now),
+            })
+        };
+        let received = transfer::receive(stream, None, &store, &keys, admit, have(), |_| ()).await?;
+        let source = store.get(&received.release)?;
+        let verified = Verified::open(source.manifest(), source.signature(), &keys)?;
+        Ok::<_, Failure>((received, verified))
+    };
+    let (received, verified) = match result.await {
+        Ok(both) => both,
+        Err(failure) => return Answer::Refused { text: failure.to_string(), code: failure.exit_code() },
+    };
+    let manifest = verified.manifest();
+    let bundle = Bundle {
+        manifest: verified.id().to_string(),
+        size: manifest.size(),
+        summary: manifest.summary(),
+        floor: manifest.floor,
+        minimum: manifest.min_version,
+        expires: manifest.expires.map(|utc| utc.0),
+        held_by: [name.to_owned()].into(),
+    };
+    info!("bundle {} came in: {} of {} bytes were moved", received.release, received.moved, received.size);
+    let release = received.release.clone();
+    match propose(replica, utc, Ask::AddBundle { release, bundle }).await {
+        Answer::Done { reply, .. } => Answer::Done {
+            text: format!(
+                "bundle {} is in the set; {} of its {} bytes were moved",
+                received.release, received.moved, received.size
+            ),
+            reply,
+        },
+        refused => refused,
+    }
+}
+
+/// What the slots of this machine can take. Where there are none, nothing is refused for its size.
+fn room() -> Room {
+    let size = |device: &Path| {
+        let name = device.file_name()?.to_str()?.to_owned();
+        let sectors = std::fs::read_to_string(format!("/sys/class/block/{name}/size")).ok()?;
+        Some(sectors.trim().parse::<u64>().ok()? * 512)
+    };
+    let devices = slot::devices().ok();
+    let smallest = |two: Option<[std::path::PathBuf; 2]>| {
+        two.and_then(|two| two.iter().map(|device| size(device)).min().flatten()).unwrap_or(u64::MAX)
+    };
+    Room {
+        root: smallest(devices.as_ref().map(|(devices, _)| devices.root.clone())),
+        verity: smallest(devices.as_ref().map(|(devices, _)| devices.verity.clone())),
+        uki: UKI_ROOM,
+        service: SERVICE_ROOM,
+    }
+}
+
+/// `IMAGE_ID` of the system (os-release(5)).
+pub const PRODUCT: &str = "trilith";
+/// Who asks, for the history.
+const OPERATOR: &str = "operator";
+/// Exit codes of [`crate::cli`].
+const USAGE: u8 = 2;
+const REFUSED: u8 = 1;
+const TIMED_OUT: u8 = 5;

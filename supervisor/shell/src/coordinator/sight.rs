@@ -1,0 +1,253 @@
+//! What this node sees: its supervisor's status, its slots, its bundles, and what its peers say.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tracing::warn;
+use trilith_bundle::{Manifest, Store};
+use trilith_core::config::{NodeId, Settings};
+use trilith_core::rollout::{Drain, Failure, Own, Seen, Target};
+use trilith_core::set::{self, Fallback, LEVEL, State, Step, Version};
+use trilith_core::slots::{Content, Slots};
+use trilith_core::status::{NodeStatus, Status};
+use trilith_core::time::Time;
+use trilith_raft::Replica;
+
+use super::peers::{self, Claim};
+use super::record::Record;
+use crate::control::client::ask;
+use crate::control::{Request, Response};
+use crate::slot::{self, Deed};
+use crate::{paths, systemd};
+
+/// How long looking at the slots may take: the other one is read in full.
+const SLOTS_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Everything that is seen, and the record of what was done.
+pub struct World {
+    /// All nodes of the set.
+    pub nodes: BTreeMap<String, Seen>,
+    /// This node from within.
+    pub own: Own,
+    /// What it must remember.
+    pub record: Record,
+    /// The slots as they were when last looked at; nothing where there are none.
+    pub slots: Option<Slots>,
+    /// Alarms that were told.
+    pub told: Vec<String>,
+    status: watch::Sender<Option<Status>>,
+    settings: Arc<Settings>,
+    name: String,
+    document: PathBuf,
+}
+
+impl World {
+    /// Nothing has been seen yet.
+    pub fn new(settings: &Arc<Settings>, name: &str, document: &Path, record: Record) -> World {
+        let drain = if record.drained { Drain::Done } else { Drain::No };
+        World {
+            nodes: BTreeMap::new(),
+            own: Own { drain, ..Own::default() },
+            record,
+            slots: None,
+            told: Vec::new(),
+            status: watch::Sender::default(),
+            settings: settings.clone(),
+            name: name.to_owned(),
+            document: document.to_owned(),
+        }
+    }
+
+    /// The supervisor's last status; none while it does not answer.
+    pub fn status(&self) -> watch::Receiver<Option<Status>> {
+        self.status.subscribe()
+    }
+
+    /// Seconds of UTC since 1970, once a time server has set the clock. (systemd-timesyncd.service(8))
+    pub fn utc(&self) -> Option<u64> {
+        Path::new(paths::CLOCK_IS_RIGHT).exists().then(now_utc)
+    }
+
+    /// Has the slots looked at anew, by the unit that may. `first`: at the start, when what the boot loader did is judged.
+    pub async fn look_at_slots(&mut self, first: bool) {
+        if slot::devices().is_err() {
+            return;
+        }
+        if let Err(why) = systemd::run_once(&Deed::Observe.unit(), SLOTS_PATIENCE).await {
+            warn!("the slots are not seen: {why}");
+        }
+        self.take_slots();
+        if first {
+            self.judge_boot();
+        }
+    }
+
+    /// Takes in what the last deed has left of the slots.
+    pub fn take_slots(&mut self) {
+        if let Some(slots) = slot::outcome().and_then(|outcome| outcome.slots) {
+            self.slots = Some(slots);
+        }
+    }
+
+    /// What became of a switch: its version runs, or the boot loader has given it up, or it was cut off before it began.
+    fn judge_boot(&mut self) {
+        let (Some(slots), Some(version)) = (&self.slots, self.record.switched) else { return };
+        if slot::running_version() == version {
+            return;
+        }
+        let tried = slots
+            .entries
+            .iter()
+            .any(|entry| entry.failed() && entry.name().is_some_and(|name| name.version == version));
+        let reason = "it did not come up, or not so far that it could say why: its tries are used up".to_owned();
+        let failed = tried.then_some(Failure { what: Target::System(version), reason });
+        self.note(|record| {
+            record.switched = None;
+            if record.failed.as_ref().is_none_or(|known| known.what != Target::System(version)) {
+                record.failed = failed.or(record.failed.take());
+            }
+        });
+    }
+
+    /// Changes the record; a disk that does not take it is said, and what hangs on it is tried again.
+    pub fn note(&mut self, change: impl FnOnce(&mut Record)) -> bool {
+        let result = self.record.change(change);
+        if let Err(error) = &result {
+            warn!("{}: {error}", paths::COORDINATOR);
+        }
+        result.is_ok()
+    }
+
+    /// Looks at everything.
+    pub async fn look(&mut self, state: &State, replica: &Replica, me: NodeId) {
+        let answer = tokio::task::spawn_blocking(|| ask(paths::CONTROL_SOCKET.as_ref(), Request::Status)).await;
+        let status = match answer {
+            Ok(Ok(Response::Status(status))) => Some(*status),
+            _ => None,
+        };
+        self.nodes = self
+            .settings
+            .nodes
+            .iter()
+            .map(|node| (node.name.clone(), seen(&node.name, &self.name, status.as_ref())))
+            .collect();
+        self.status.send_replace(status);
+        self.adopt_document(state);
+        self.own.bundles = Store::open(paths::BUNDLES.as_ref())
+            .and_then(|store| store.list())
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
+        self.own.failed = self.record.failed.clone();
+        self.own.trial = self.on_trial().then_some(Time::ZERO);
+        let node = self.report();
+        self.own.node = set::Node { generation: self.own.node.generation, ..node };
+        let step = state.rollout.as_ref().and_then(|rollout| rollout.step_of(&self.name));
+        let asks = self.own.trial.is_some() || matches!(step, Some(Step::Verifying | Step::Settling | Step::Returning));
+        self.own.seen_by.clear();
+        if asks {
+            self.ask_peers(replica, me).await;
+        }
+    }
+
+    /// Whether the running slot has a counter and there is another system to go back to.
+    pub fn slot_on_trial(&self) -> bool {
+        self.slots.as_ref().is_some_and(|slots| !blessed(slots) && slots.image(slots.running.other()).is_some())
+    }
+
+    /// Whether the running slot, the only system of this disk, has yet to be called good: there is no better one.
+    pub fn only_system_unblessed(&self) -> bool {
+        self.slots.as_ref().is_some_and(|slots| !blessed(slots) && slots.image(slots.running.other()).is_none())
+    }
+
+    fn on_trial(&self) -> bool {
+        self.slot_on_trial() || self.record.config_trial
+    }
+
+    /// The document that this node started with may be the set's: then it has that version.
+    fn adopt_document(&mut self, state: &State) {
+        let wanted = state.document_for(&self.name);
+        if self.record.config == 0
+            && wanted.version > 0
+            && std::fs::read_to_string(&self.document).is_ok_and(|text| text == wanted.text)
+        {
+            let version = wanted.version;
+            self.note(|record| record.config = version);
+        }
+    }
+
+    fn report(&self) -> set::Node {
+        let failed = self.record.failed.as_ref();
+        let fallback = failed.and_then(|failure| match failure.what {
+            Target::System(version) => Some(Fallback { version, reason: failure.reason.clone() }),
+            _ => None,
+        });
+        set::Node {
+            generation: 0,
+            level: LEVEL,
+            running: slot::running_version(),
+            slot: self.slots.as_ref().map_or(String::new(), |slots| slots.running.to_string()),
+            blessed: self.slots.as_ref().is_none_or(blessed),
+            other: self.slots.as_ref().and_then(other_version),
+            config: self.record.config,
+            services: self.record.services.clone(),
+            fallback,
+        }
+    }
+
+    async fn ask_peers(&mut self, replica: &Replica, me: NodeId) {
+        let claim = self
+            .status
+            .borrow()
+            .as_ref()
+            .map(|status| Claim { version: status.version.clone(), fingerprint: status.fingerprint.clone() });
+        let Some(claim) = claim else { return };
+        let peers =
+            self.settings.nodes.iter().enumerate().map(|(place, node)| (NodeId(place as u8), node.name.clone()));
+        let asked = peers.filter(|(peer, _)| *peer != me).map(|(peer, name)| {
+            let claim = &claim;
+            async move { peers::is_seen_by(replica, peer, claim).await.then_some(name) }
+        });
+        self.own.seen_by = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
+    }
+}
+
+/// Seconds of UTC since 1970 by the machine's clock, right or wrong.
+pub fn now_utc() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn blessed(slots: &Slots) -> bool {
+    slots.entry(slots.running).is_none_or(|entry| entry.blessed())
+}
+
+/// The version that is complete in the other slot: by its boot entry, or by a bundle with its root hash.
+fn other_version(slots: &Slots) -> Option<Version> {
+    let Content::Verified(root) = slots.content(slots.running.other()) else { return None };
+    if let Some(image) = slots.image(slots.running.other()) {
+        return Some(image.version);
+    }
+    let store = Store::open(paths::BUNDLES.as_ref()).ok()?;
+    let releases = store.list().ok()?;
+    let manifests = releases.iter().filter_map(|release| Manifest::parse(store.get(release).ok()?.manifest()).ok());
+    manifests.into_iter().find(|manifest| manifest.roothash == Some(root)).map(|manifest| manifest.version)
+}
+
+fn seen(name: &str, me: &str, status: Option<&Status>) -> Seen {
+    let Some(status) = status else {
+        let unfit = (name == me).then(|| "its supervisor does not answer".to_owned());
+        return Seen { heard: name == me, unfit, ..Seen::default() };
+    };
+    let Some(node) = status.nodes.iter().find(|node| node.name == name) else { return Seen::default() };
+    let vips = status.vips.iter().filter(|vip| vip.owner.as_deref() == Some(name)).count();
+    Seen { heard: node.heard, unfit: unfit(node), drained: node.drained, vips }
+}
+
+/// Why a node is not fit. One that is drained serves nobody anyway, and its HAProxy may have ended on purpose.
+fn unfit(node: &NodeStatus) -> Option<String> {
+    let judged = !node.drained && node.fitness != "fit";
+    judged.then(|| node.reason.clone().unwrap_or_else(|| node.fitness.clone()))
+}

@@ -1,0 +1,107 @@
+//! What goes wrong, and what operators do.
+
+use trilith_core::set::{Ask, Pause, Request};
+
+use super::log::Log;
+use super::machine::Machine;
+use super::plan::{Fault, Order, S};
+use super::world::{Event, Mend, World};
+
+impl World {
+    pub(super) fn strike(&mut self, fault: usize) {
+        let fault = self.plan.faults[fault].1;
+        let node = match fault {
+            Fault::Power(node, _) | Fault::Torn(node, _) | Fault::Isolate(node, _) | Fault::Unfit(node, _) => node,
+            Fault::Restart(node) | Fault::Jobs(node, _) | Fault::Wipe(node) => node,
+            Fault::Elect => 0,
+        };
+        self.note(node, format_args!("fault: {fault:?}"));
+        match fault {
+            Fault::Power(node, long) => self.dark(node, long),
+            Fault::Torn(node, long) => self.machines[node].torn = Some(long),
+            Fault::Isolate(node, long) => {
+                self.machines[node].isolated = true;
+                self.after(long, Event::Mend(node, Mend::Network));
+            }
+            Fault::Unfit(node, long) => {
+                self.machines[node].unfit = true;
+                self.after(long, Event::Mend(node, Mend::Fitness));
+            }
+            Fault::Restart(node) => self.die(node, 3 * S),
+            Fault::Elect => self.log.leader = None,
+            Fault::Jobs(node, count) => self.machines[node].failing = count,
+            Fault::Wipe(node) => self.wipe(node),
+        }
+    }
+
+    /// The power fails.
+    pub(super) fn dark(&mut self, node: usize, long: u64) {
+        if self.machines[node].dark {
+            return;
+        }
+        self.stats.power_cuts += 1;
+        self.halt(node);
+        self.machines[node].dark = true;
+        self.machines[node].restarting = false;
+        self.after(long, Event::Mend(node, Mend::Power));
+    }
+
+    pub(super) fn mend(&mut self, node: usize, mend: Mend) {
+        match mend {
+            Mend::Power => {
+                self.machines[node].dark = false;
+                let life = self.machines[node].life;
+                self.after(S, Event::Boot(node, life));
+            }
+            Mend::Network => self.machines[node].isolated = false,
+            Mend::Fitness => self.machines[node].unfit = false,
+        }
+        self.spread();
+    }
+
+    /// The node is replaced, but only while all others have everything: a majority of disks survives.
+    fn wipe(&mut self, node: usize) {
+        let Log { stored, .. } = &self.log;
+        let whole = (0..stored.len()).all(|other| other == node || stored[other] == self.log.len());
+        if !whole || stored.len() < 3 || self.machines[node].dark {
+            return;
+        }
+        self.stats.wipes += 1;
+        self.halt(node);
+        let machine = &mut self.machines[node];
+        machine.disk = machine.disk.wiped();
+        machine.restarting = false;
+        let life = machine.life;
+        self.log.stored[node] = 0;
+        self.after(5 * S, Event::Boot(node, life));
+    }
+
+    /// The rollout under test is started; then operators do what they do.
+    pub(super) fn order(&mut self, order: usize) {
+        let state = self.log.last();
+        let Some((_, order)) = self.plan.orders.get(order) else {
+            if state.rollouts == 0 {
+                let goal = self.goal();
+                self.ask(Ask::Start { token: "test".into(), goal, options: self.plan.options.clone() });
+                self.after(5 * S, Event::Order(usize::MAX));
+            }
+            return;
+        };
+        let Some(rollout) = state.rollout.as_ref().map(|rollout| rollout.id) else { return };
+        let ask = match order {
+            Order::Pause => Ask::Pause { rollout, why: Pause::Operator },
+            Order::Resume => Ask::Resume { rollout },
+            Order::Abort => Ask::Abort { rollout, reason: "an operator wants it".into() },
+            Order::Confirm => Ask::Confirm { rollout },
+        };
+        self.ask(ask);
+    }
+
+    /// An operator asks some node that runs.
+    pub(super) fn ask(&mut self, ask: Ask) {
+        let up = |machine: &Machine| machine.supervisor.is_some() && !machine.isolated;
+        if let Some(node) = self.machines.iter().position(up) {
+            self.after(10_000, Event::Commit(node, Box::new(Request::new("operator", None, ask))));
+        }
+    }
+}

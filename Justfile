@@ -83,9 +83,7 @@ image-update: setup
 
 # Make a bundle of the image, build/trilith-VERSION.bundle: bundle [--notes FILE] [--floor VERSION] [--min-version VERSION] [--expires UTC].
 bundle *args: image
-    @cargo build --quiet --release --package trilith-mkbundle
-    @[ -n "${TRILITH_KEYS:-}" ] || target/release/trilith-mkbundle keys build/keys
-    @target/release/trilith-mkbundle make --keys "${TRILITH_KEYS:-build/keys}" --output build "$@" os build/image
+    @build/mkbundle make --keys "${TRILITH_KEYS:-build/keys}" --output build "$@" os build/image
 
 # Build the appliance's root tree into build/root (nothing to do when no input changed).
 root: setup

@@ -102,6 +102,10 @@ has_rule() {
     fi
 }
 
-state() { govc vm.info -dc "$datacenter" -json "$1" | jq --raw-output '(.virtualMachines // .VirtualMachines)[0] | (.runtime // .Runtime) | .powerState // .PowerState'; }
+# govc writes its names small since 0.30, and with capitals before.
+state() {
+    govc vm.info -dc "$datacenter" -json "$1" |
+        jq --raw-output '(.virtualMachines // .VirtualMachines)[0] | (.runtime // .Runtime) | .powerState // .PowerState'
+}
 
 main "$@"

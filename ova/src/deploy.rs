@@ -1,4 +1,5 @@
-//! What the deploy scripts read: one directory with everything that differs from node to node, so that the scripts only carry it out.
+//! What the deploy scripts read: one directory with everything that differs from node to node, so that the scripts only carry
+//! it out.
 //!
 //! | file | for |
 //! |---|---|

@@ -15,6 +15,7 @@ pub mod descriptor;
 pub mod disk;
 pub mod environment;
 pub mod gpt;
+pub mod import;
 pub mod iso9660;
 pub mod ova;
 pub mod seed;

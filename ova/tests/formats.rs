@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use trilith_ova::crc;
 use trilith_ova::disk::{BLOCK, Disk};
 use trilith_ova::ova::{self, Label};
-use trilith_ova::{vhdx, vmdk, zip};
+use trilith_ova::{import, vhdx, vmdk, zip};
 
 #[test]
 fn a_disk_that_grows_keeps_its_bytes_and_takes_its_second_table_to_the_end() {
@@ -94,6 +94,23 @@ fn an_ova_unpacks_to_the_disk_that_its_descriptor_describes_and_damage_is_told()
     assert!(
         format!("{:#}", ova::unpack(&path, place.0.as_path()).unwrap_err()).contains("x.ova is no OVA, or damaged")
     );
+}
+
+#[test]
+fn an_imported_machine_finds_the_answers_on_its_cd_rom() {
+    let place = Place::new("import");
+    fs::write(place.path("x.ova"), place.ova()).unwrap();
+    let secret = "salt & \"pepper\" 東京";
+    let answers = [("node", "a"), ("set-name", "edge-1"), ("trilith.secret", secret)];
+    let imported = import::import(&place.path("x.ova"), &place.0, "vm-1", &answers).unwrap();
+    assert_eq!(streamed(&fs::read(imported.disk).unwrap()), place.raw());
+    let cd_rom = fs::read(imported.cd_rom).unwrap();
+    // The one file comes after the directories.
+    let xml = String::from_utf8_lossy(&cd_rom[25 * 2048..]);
+    let documents = trilith_firstboot::sources::ovf::documents(xml.trim_end_matches('\0').as_bytes(), "test");
+    assert!(documents.unwrap().is_some() && xml.contains("oe:key=\"trilith.mtu\" oe:value=\"1500\""));
+    let error = import::import(&place.path("x.ova"), &place.0, "vm-1", &answers[..2]).unwrap_err().to_string();
+    assert!(error.contains("trilith.secret has 0 characters"), "{error}");
 }
 
 #[test]

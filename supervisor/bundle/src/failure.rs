@@ -84,7 +84,7 @@ impl Display for Failure {
             Failure::Io { what, error } => write!(out, "{what}: {error}"),
             Failure::NoSpace { needed, free } => write!(
                 out,
-                "no room: the bundle takes {needed} bytes, and {free} are free on the state partition; enlarge the disk or remove a bundle"
+                "no room: {needed} bytes are needed for the bundle, and {free} are free; enlarge the disk or remove one"
             ),
             Failure::OtherBundle { release } => {
                 write!(

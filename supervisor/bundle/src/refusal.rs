@@ -159,13 +159,13 @@ impl Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// The refusals' part of `--help`.
+/// The bundles' part of `--help`. (31 is no refusal: [`crate::Failure::NoSpace`].)
 pub const REFUSAL_CODES: &str = "\
 Exit codes for a bundle that is refused:
   20  wrong signature          24  too large for the slot      28  banned in this set
   21  truncated                25  wrong product               29  unknown format
   22  corrupted                26  expired                     30  no bundle of ours
-  23  below the floor          27  needs a newer version";
+  23  below the floor          27  needs a newer version       31  no room on the disk";
 
 #[cfg(test)]
 mod tests {

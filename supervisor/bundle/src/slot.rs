@@ -126,8 +126,8 @@ impl Bundle<'_> {
 /// How far writing is: `(done, all)` bytes of the step that is under way, written and read back.
 pub type Told<'a> = &'a mut dyn FnMut(&Step, u64, u64);
 
-/// Looks at both slots and the boot loader's directory. `running`: the slot that this system was started from and its root hash, whose
-/// blocks the kernel checks anyway; the other slot is read and checked in full.
+/// Looks at both slots and the boot loader's directory. `running`: the slot that this system was started from, and `root` its root
+/// hash; its blocks are checked by the kernel anyway. The other slot is read and checked in full.
 ///
 /// # Errors
 /// The ESP cannot be read. What is wrong with a slot or an entry is no error: it is not complete then.
@@ -145,11 +145,20 @@ pub fn observe(disk: &mut impl Disk, running: Slot, root: Hash) -> Result<Slots,
     Ok(slots)
 }
 
+/// The slot whose hash tree has this root hash at its top, as the initrd finds it; slot A when both have.
+pub fn slot_of(disk: &mut impl Disk, root: Hash) -> Option<Slot> {
+    [Slot::A, Slot::B].into_iter().find(|slot| claimed(disk, *slot) == Some(root))
+}
+
+fn claimed(disk: &mut impl Disk, slot: Slot) -> Option<Hash> {
+    let mut top = vec![0; 2 * BLOCK];
+    disk.read(Partition::Verity(slot), 0, &mut top).ok()?;
+    verity::claimed_root(&top).ok()
+}
+
 /// What a slot holds, by its content alone: its hash tree is whole, and every block of its root fits.
 pub fn content(disk: &mut impl Disk, slot: Slot) -> Content {
-    let mut top = vec![0; 2 * BLOCK];
-    let claimed = disk.read(Partition::Verity(slot), 0, &mut top).ok().and_then(|()| verity::claimed_root(&top).ok());
-    match claimed {
+    match claimed(disk, slot) {
         Some(root) if check(disk, slot, root, &mut |_, _| ()).is_ok() => Content::Verified(root),
         _ => Content::Unknown,
     }
@@ -257,7 +266,7 @@ fn write_partition(
     disk.flush(to).map_err(Failure::io(format!("{to} cannot be written")))
 }
 
-/// Its name goes to the medium with it: a rename of what has no name there would be lost with a name that is.
+/// The name goes to the medium, too: what is read back is found the way that the firmware will find it.
 fn write_uki(disk: &mut impl Disk, file: &str, bytes: &[u8], image: Image) -> Result<(), Failure> {
     let failed = || Failure::io(format!("{file} on the ESP cannot be written"));
     disk.write_file(file, bytes).map_err(failed())?;

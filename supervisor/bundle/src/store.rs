@@ -37,11 +37,23 @@ impl Store {
     /// # Errors
     /// The directory cannot be read.
     pub fn list(&self) -> Result<Vec<Release>, Failure> {
+        self.named(|name| name.parse().ok())
+    }
+
+    /// The releases of which only a part is there: nobody may ever go on with it, so somebody should remove it in the end.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn unfinished(&self) -> Result<Vec<Release>, Failure> {
+        self.named(|name| name.strip_suffix(PARTIAL)?.parse().ok())
+    }
+
+    fn named(&self, release: impl Fn(&str) -> Option<Release>) -> Result<Vec<Release>, Failure> {
         let unread = || Failure::file("read", &self.root);
         let mut releases = Vec::new();
         for entry in fs::read_dir(&self.root).map_err(unread())? {
             let name = entry.map_err(unread())?.file_name();
-            releases.extend(name.to_str().and_then(|name| name.parse::<Release>().ok()));
+            releases.extend(name.to_str().and_then(&release));
         }
         releases.sort();
         Ok(releases)
@@ -108,7 +120,7 @@ impl Store {
     }
 
     fn partial(&self, release: &Release) -> PathBuf {
-        self.root.join(format!("{release}.part"))
+        self.root.join(format!("{release}{PARTIAL}"))
     }
 }
 
@@ -162,5 +174,7 @@ fn sync(path: &Path) -> Result<(), Failure> {
     File::open(path).and_then(|file| file.sync_all()).map_err(Failure::file("written to the disk", path))
 }
 
+/// What the name of a bundle's directory ends in until it is whole.
+const PARTIAL: &str = ".part";
 /// Bytes that stay free on the state partition: logs, records and configuration need little, but they need it.
 const SPARE: u64 = 4 << 20;

@@ -7,8 +7,8 @@
 //!   the last     the leaves: the hash of each data block, in order
 //! ```
 //!
-//! Each hash is SHA-256 of the salt and a block of 4096 bytes. All images have the same salt, so the same block has the same hash in
-//! every version. Source: cryptsetup's wiki, "DMVerity"; Documentation/admin-guide/device-mapper/verity.rst.
+//! Each hash is SHA-256 of the salt and a block of 4096 bytes. All images have the same salt, so a block has the same hash in every
+//! version. Source: cryptsetup's wiki, "DMVerity"; Documentation/admin-guide/device-mapper/verity.rst.
 
 use std::io;
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::plant::Planted;
-use crate::set::{Ask, Hold, Node, Phase, Release, Rollout, State, Turn, Version};
+use crate::set::{Ask, Hold, Node, Phase, Release, Rollout, State, Step, Turn, Version};
 use crate::time::Time;
 
 mod clock;
@@ -100,8 +100,9 @@ pub struct Seen {
 pub struct Own {
     /// What it says of itself to the set. `other`: the version in the other slot, if that is complete.
     pub node: Node,
-    /// Since when something runs on trial: an unblessed slot since the machine's boot, a document since the supervisor's start with
-    /// it, a service since its restart. It ends with [`Act::Bless`] or [`Act::Revert`].
+    /// Since when something runs on trial: an unblessed slot since the machine's boot (not one that was only retired: that has served
+    /// before), a document since the supervisor's start with it, a service since its restart. It ends with [`Act::Bless`] or
+    /// [`Act::Revert`].
     pub trial: Option<Time>,
     /// What did not work here: it went back from it by [`Act::Revert`] or by the boot loader, or could not even switch to it. Kept
     /// on disk until [`Act::Forget`], or until the same is staged again. It is written before a revert begins, so that one that
@@ -222,10 +223,12 @@ pub struct Agent {
     draining: Since<()>,
     /// Since when this node does not run what it should.
     astray: Since<()>,
+    /// The job that is being tried, for which rollout; how often, and when next.
+    job: Option<(u64, Act)>,
     tries: u32,
     next_try: Time,
-    /// The switch was ordered: nothing can be taken back before the restart.
-    switched: bool,
+    /// The switch that was ordered, and whether on trial: nothing can be taken back before the restart.
+    switched: Option<(Target, bool)>,
 }
 
 /// Where a rollout stands, as far as time is counted from it.
@@ -245,9 +248,10 @@ impl Agent {
             sick: Since::default(),
             draining: Since::default(),
             astray: Since::default(),
+            job: None,
             tries: 0,
             next_try: Time::ZERO,
-            switched: false,
+            switched: None,
         }
     }
 
@@ -268,7 +272,7 @@ impl Agent {
             }
             None => {
                 self.stands.hold(now, None);
-                self.tries = 0;
+                self.job = None;
                 if sight.own.drain != Drain::No {
                     wants.push(Act::Undrain);
                 }
@@ -288,7 +292,8 @@ impl Agent {
     fn watch(&mut self, now: Time, sight: &Sight, rollout: &Rollout) {
         let going = rollout.hold == Hold::Going;
         self.stands.hold(now, Some((rollout.id, rollout.phase, rollout.turn.clone(), going)));
-        let alone = rollout.turn.as_ref().is_some_and(|turn| self.missed(sight, rollout, &turn.node).is_some());
+        let out = rollout.turn.as_ref().filter(|turn| turn.step > Step::Offered);
+        let alone = out.is_some_and(|turn| self.missed(sight, rollout, &turn.node).is_some());
         self.alone.hold(now, alone.then_some(()));
         self.sick.hold(now, self.sick(sight, rollout).map(|(name, _)| name.to_owned()));
     }

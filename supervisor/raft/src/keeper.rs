@@ -47,7 +47,7 @@ use crate::net::Alpn;
 use crate::protocol::{Admission, Answer, Call, Greeting};
 use crate::replica::Shared;
 use crate::store::{self, Identity, Seed};
-use crate::types::{RaftId, raft_id};
+use crate::types::{LogId, RaftId, raft_id};
 use crate::{COMPACT_BYTES, GREETING_PATIENCE, Unstarted};
 use recover::seed;
 
@@ -134,6 +134,9 @@ impl Keeper {
         match &active {
             None => self.found(&greetings).await,
             Some(active) => {
+                // A leader that does not understand its own log (it was rolled back to an older version) falls silent, and another
+                // one is elected.
+                active.raft.runtime_config().heartbeat(active.progress().stuck.is_none());
                 self.elect(active, &greetings).await;
                 if active.leads() {
                     self.keep_members(active, &greetings).await;
@@ -235,13 +238,7 @@ impl Keeper {
         if !due || !may || metrics.running_state.is_err() {
             return;
         }
-        let (me, last) = (&active.identity, active.writer.last());
-        let standings = greetings.values().flatten().filter_map(|greeting| greeting.member.as_ref());
-        let willing: BTreeSet<RaftId> = standings
-            .filter(|other| other.identity.set == me.set && !other.led && other.last <= last)
-            .map(|other| other.identity.id)
-            .chain([me.id])
-            .collect();
+        let willing = willing(&active.identity, active.writer.last(), greetings);
         if active.has_quorum(&metrics, |id| willing.contains(id)) {
             tracing::info!(term = metrics.current_term + 1, "no leader: standing for election");
             // Its error is that Raft has ended, which `report` says.
@@ -264,6 +261,13 @@ impl Keeper {
         }
         self.compacting = long;
     }
+}
+
+/// The nodes that would give their vote to this one: those of its set that hear no leader and have no longer log.
+fn willing(me: &Identity, last: Option<LogId>, greetings: &Greetings) -> BTreeSet<RaftId> {
+    let standings = greetings.values().flatten().filter_map(|greeting| greeting.member.as_ref());
+    let willing = standings.filter(|other| other.identity.set == me.set && !other.led && other.last <= last);
+    willing.map(|other| other.identity.id).chain([me.id]).collect()
 }
 
 /// Whether this node is the only one with a vote: it needs nobody's consent.

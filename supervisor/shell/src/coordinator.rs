@@ -70,7 +70,6 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
     let replica = Arc::new(Replica::start(options).await?);
     let record = Record::read(paths::COORDINATOR.as_ref())?;
     let mut world = World::new(&settings, &name, &config, record);
-    world.look_at_slots(true).await;
     let mut deeds = Deeds::new(replica.clone(), settings.clone(), me, config);
     let (asked_tx, mut asked) = mpsc::channel(server::MAX_CONNECTIONS);
     server::start(paths::COORDINATOR_SOCKET.as_ref(), asked_tx)?;
@@ -82,6 +81,8 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
     info!(node = name, set = settings.set.name, "coordinator starts");
     notify.ready();
     loop {
+        // Without them nothing can be said of what runs; a machine that is still starting takes its time for it.
+        world.look_at_slots().await;
         let state = states.borrow_and_update().clone();
         let healthy = health.borrow_and_update().clone();
         world.look(&state, &replica, me).await;

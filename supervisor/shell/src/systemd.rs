@@ -19,7 +19,7 @@ use zbus::{
 /// How many commands may wait.
 const QUEUE: usize = 16;
 /// How long systemd may take to answer: seconds while it reloads its units.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// The first wait before the bus is tried again after it was lost. Each further one is twice as long…
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// …up to this. It is tried for ever: without it this node cannot know whether it is fit.

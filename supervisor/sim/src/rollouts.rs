@@ -6,11 +6,13 @@
 
 mod check;
 mod deeds;
+mod event;
 mod finale;
 mod log;
 mod machine;
 mod plan;
 mod sight;
+mod slots;
 mod strike;
 mod world;
 
@@ -19,8 +21,8 @@ use trilith_core::plant::Bug;
 use crate::check::Violation;
 use crate::trace::Trace;
 
+pub use event::Stats;
 pub use plan::Plan;
-pub use world::Stats;
 
 /// What one run came to.
 #[derive(Clone, Debug)]

@@ -112,6 +112,8 @@ pub struct Verdict {
 pub enum Worlds {
     /// Those that a planted bug concerns; without one, all.
     All,
+    /// Those of VIPs only.
+    Vips,
     /// Those of rollouts only.
     Rollouts,
 }
@@ -119,7 +121,8 @@ pub enum Worlds {
 /// Runs the worlds of one seed.
 pub fn one(seed: u64, worlds: Worlds, bug: Option<Bug>, trace: Trace) -> Verdict {
     let of_rollouts = bug.is_some_and(|bug| Bug::OF_ROLLOUTS.contains(&bug));
-    let vips = worlds == Worlds::All && !of_rollouts;
+    let vips = worlds != Worlds::Rollouts && !of_rollouts;
+    let rollouts = worlds != Worlds::Vips && (bug.is_none() || of_rollouts);
     let mut verdict = Verdict {
         violation: None,
         stats: Stats::default(),
@@ -130,7 +133,7 @@ pub fn one(seed: u64, worlds: Worlds, bug: Option<Bug>, trace: Trace) -> Verdict
     if vips {
         verdict = one_of_vips(seed, bug, trace.clone());
     }
-    if verdict.violation.is_none() && (bug.is_none() || of_rollouts) {
+    if verdict.violation.is_none() && rollouts {
         let outcome = guarded(
             seed,
             || rollouts::run(seed, bug, trace),

@@ -7,7 +7,7 @@ use trilith_sim::trace::{Fnv, Trace};
 
 #[test]
 fn nothing_breaks_in_the_short_simulation() {
-    let summary = run::many(1, SHORT, Worlds::All, None, threads(), &|_| {});
+    let summary = run::many(1, SHORT, Worlds::Vips, None, threads(), &|_| {});
     assert_sound(summary.broken);
     assert_eq!(summary.seeds, SHORT);
     // A world in which nothing goes wrong would prove nothing.
@@ -15,6 +15,15 @@ fn nothing_breaks_in_the_short_simulation() {
         ["owners", "moves", "failovers", "crashes", "stuns", "freezes", "conflicts", "relayed", "replays", "gaps"];
     for (name, count) in summary.stats.all().filter(|(name, _)| rare.contains(name)) {
         assert!(count > 0, "not one of {name} in {SHORT} seeds");
+    }
+}
+
+#[test]
+fn no_rollout_breaks_anything_in_the_short_simulation() {
+    let summary = run::many(1, SHORT_ROLLOUTS, Worlds::Rollouts, None, threads(), &|_| {});
+    assert_sound(summary.broken);
+    for (name, count) in summary.rollouts.all() {
+        assert!(count > 0, "not one of {name} in {SHORT_ROLLOUTS} seeds");
     }
 }
 
@@ -39,7 +48,8 @@ fn seeds_that_once_broke_something_do_so_no_more() {
 
 #[test]
 fn every_planted_bug_is_found() {
-    for (bug, hint) in Bug::ALL.into_iter().zip(HINTS) {
+    let bugs = Bug::ALL.into_iter().chain(Bug::OF_ROLLOUTS);
+    for (bug, hint) in bugs.zip(HINTS.into_iter().chain(HINTS_OF_ROLLOUTS)) {
         let found = run::one(hint, Worlds::All, Some(bug), Trace::Off).violation.is_some()
             || run::many(1, BOUND, Worlds::All, Some(bug), threads(), &|_| {}).broken.is_some();
         assert!(found, "{bug:?} is not found within {BOUND} seeds");
@@ -57,7 +67,10 @@ fn threads() -> usize {
 }
 
 const SHORT: u64 = if cfg!(debug_assertions) { 1_000 } else { 2_000 };
+const SHORT_ROLLOUTS: u64 = if cfg!(debug_assertions) { 300 } else { 2_000 };
 /// Seeds that find the bugs, in the order of [`Bug::ALL`], as `trilith-sim bugs` tells them. Only where one fails to is more tried.
 const HINTS: [u64; Bug::ALL.len()] = [228, 13, 1, 1, 19, 1094, 16, 48, 5, 6, 6, 4, 258, 1, 211, 55];
+/// The same for [`Bug::OF_ROLLOUTS`].
+const HINTS_OF_ROLLOUTS: [u64; Bug::OF_ROLLOUTS.len()] = [210, 12, 525, 3, 3, 12, 84, 189, 3, 1, 4448, 7];
 /// More seeds than any bug needs.
 const BOUND: u64 = 20_000;

@@ -5,6 +5,7 @@ what they think of them. `judge.py REPOSITORY BUILD TRILITH [JUDGE…]`, started
 Every judge is shown something damaged as well, where it could be blind: what it does not refuse, it does not judge.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 
 from lxml import etree
@@ -27,9 +27,8 @@ DIST = BUILD / "dist"
 IMAGE = pathlib.Path(os.environ.get("TRILITH_IMAGE", BUILD / "image")) / "trilith.raw"
 WORK = BUILD / "judges.work"
 OVF = "{http://schemas.dmtf.org/ovf/envelope/1}"
-RASD = "{http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData}"
 # Longer than any judge takes; a hang is a failure.
-TIMEOUT_S = 300
+TIMEOUT_S = 600
 BLESS = os.environ.get("TRILITH_BLESS") == "1"
 
 
@@ -113,12 +112,13 @@ def judge_manifest():
 def judge_signature():
     """Packed once more with a key: the same bytes and a certificate, by which openssl verifies the manifest."""
     key, certificate, signed = WORK / "signing.key", WORK / "signing.crt", WORK / "signed"
-    run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=judge", "-keyout", key, "-out", certificate)
+    run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=judge",
+        "-keyout", key, "-out", certificate)
     with tarfile.open(DIST / f"{NAME}.ova") as ova:
         time = ova.getmembers()[0].mtime
     keys = (BUILD / "keys.path").read_text().strip()
-    run(TRILITH.parent.parent / "release/trilith-pack", IMAGE, signed, "--version", NAME.removeprefix("trilith-"), "--time", time, "--keys", keys,
-        "--key", key, "--certificate", certificate)
+    run(TRILITH.parent.parent / "release/trilith-pack", IMAGE, signed, "--version", NAME.removeprefix("trilith-"),
+        "--time", time, "--keys", keys, "--key", key, "--certificate", certificate)
     with tarfile.open(signed / f"{NAME}.ova") as ova:
         same([member.name for member in ova], [f"{NAME}.ovf", f"{NAME}.mf", f"{NAME}.cert", f"{NAME}-disk1.vmdk"])
         ova.extractall(signed, filter="data")
@@ -177,7 +177,8 @@ def judge_cot():
     shutil.copy(WORK / f"ova/{NAME}.ovf", alone)
     shutil.copy(DISKS["vmdk"], alone)
     said = cot("info", "--verbose", alone / f"{NAME}.ovf")
-    for expected in ["vmx-15", "VirtualSCSI", "VmxNet3", "com.vmware.guestInfo iso", "medium (default)", "harddisk @ SCSI 0:0", "4 GiB"]:
+    for expected in ["vmx-15", "VirtualSCSI", "VmxNet3", "com.vmware.guestInfo iso", "medium (default)", "harddisk @ SCSI 0:0",
+                     "4 GiB"]:
         check(expected in said, f"{expected} is missing in: {said}")
     check("ERROR" not in said and "WARNING" not in said, said)
     changed = WORK / "changed.ovf"
@@ -191,14 +192,11 @@ def judge_virt_v2v():
     """virt-v2v takes the OVA for a machine that it could migrate, and a damaged one not."""
     ova = DIST / f"{NAME}.ova"
     said = inside("virt-v2v", "-i", "ova", ova, "--print-source")
-    for expected in ["hypervisor type: vmware", "memory: 2147483648", "nr vCPUs: 2", "firmware: uefi", "0 [scsi]", "CD-ROM [sata]", "[vmxnet3]"]:
+    for expected in ["hypervisor type: vmware", "memory: 2147483648", "nr vCPUs: 2", "firmware: uefi", "0 [scsi]", "CD-ROM [sata]",
+                     "[vmxnet3]"]:
         check(expected in said, f"{expected} is missing in: {said}")
-    bytes_ = bytearray(ova.read_bytes())
-    bytes_[len(bytes_) // 2] ^= 1
-    damaged = WORK / "damaged.ova"
-    damaged.write_bytes(bytes_)
-    check("checksum" in inside("virt-v2v", "-i", "ova", damaged, "--print-source", fails=True), "damage was not noticed")
-    damaged.unlink()
+    with damaged(ova, ova.stat().st_size // 2) as broken:
+        check("checksum" in inside("virt-v2v", "-i", "ova", broken, "--print-source", fails=True), "damage was not noticed")
 
 
 # --- disks ---
@@ -210,6 +208,11 @@ def judge_qemu_img():
         same(info(path)["format"], kind)
     for one, other in [("vmdk", "vhdx"), ("vmdk", "qcow2"), ("vhdx", "qcow2")]:
         inside("qemu-img", "compare", "-q", "-f", one, "-F", other, DISKS[one], DISKS[other])
+    with damaged(DISKS["vhdx"], -4096) as broken:
+        inside("qemu-img", "compare", "-q", "-f", "vhdx", "-F", "vmdk", broken, DISKS["vmdk"], fails=True)
+    # In a checksummed part, for what looks at nothing else: both copies of the region table.
+    with damaged(DISKS["vhdx"], (192 << 10) + 40, (256 << 10) + 40) as broken:
+        inside("qemu-img", "check", "-q", "-f", "vhdx", broken, fails=True)
 
 
 def judge_partition_table():
@@ -230,6 +233,13 @@ def judge_partition_table():
 
 def judge_vhdx_layout():
     """[MS-VHDX], read by the letter: checksums, alignment, no block twice or outside the file."""
+    for place in [(64 << 10) + 20, (192 << 10) + 40, (3 << 20) + 2, 2 << 20]:
+        with damaged(DISKS["vhdx"], place) as broken:
+            try:
+                vhdx.check(broken)
+            except AssertionError:
+                continue
+            raise AssertionError(f"damage at byte {place} was not noticed")
     return vhdx.check(DISKS["vhdx"])
 
 
@@ -270,8 +280,17 @@ def judge_libvirt_schema():
     inside("virt-xml-validate", broken, "domain", fails=True)
 
 
+def judge_libvirt():
+    """kvm.sh on a real libvirt: twice up, one machine lost, twice down."""
+    seed = WORK / "seed-libvirt"
+    shutil.copytree(WORK / "seed", seed)
+    said = inside(HERE / "libvirt", WORK / f"kit/{NAME}-deploy", seed, DISKS["qcow2"], network=False)
+    check("as it should be" in said, said)
+
+
 def judge_shellcheck():
-    scripts = [REPO / name for name in ["ova/dist", "ova/deploy/kvm.sh", "ova/deploy/vsphere.sh", "ova/deploy/common.sh"]] + [HERE / "run"]
+    scripts = ["ova/dist", "ova/deploy/kvm.sh", "ova/deploy/vsphere.sh", "ova/deploy/common.sh"]
+    scripts = [REPO / name for name in scripts] + [HERE / "run", HERE / "libvirt"]
     inside("shellcheck", "--external-sources", "--source-path=SCRIPTDIR", *scripts)
 
 
@@ -311,16 +330,17 @@ def judge_dry_runs():
             if BLESS:
                 golden.write_text(said)
             same(said, golden.read_text())
-        check("there is no nowhere/deploy.json" in run(kit / f"{script}.sh", "up", "nowhere", "disk", at=WORK, fails=True), "no plan")
-        check("there is no file" in run(kit / f"{script}.sh", "up", "seed", "nothing", at=WORK, fails=True), "no disk")
-        check(script in run(kit / f"{script}.sh", "sideways", at=WORK, fails=True), "no usage")
+        for words, told in [(["up", "nowhere", "disk"], "there is no nowhere/deploy.json"), (["up", "seed", "nothing"], "there is no file"),
+                            (["sideways"], f"{script}.sh status seed")]:
+            said = run(kit / f"{script}.sh", *words, at=WORK, fails=True)
+            check(told in said, f"{script}.sh {' '.join(words)}: {said}")
 
 
 # --- the way of the answers on ESX ---
 
 def judge_guestinfo():
-    """The image's own vmware-rpctool fetches answers through a fake of VMware's backdoor (backdoor.c), and the first boot takes them. Without
-    a backdoor, as on every other hypervisor, both say so and go on."""
+    """The image's own vmware-rpctool fetches answers through a fake of VMware's backdoor (backdoor.c), and the first boot takes
+    them. Without a backdoor, as on every other hypervisor, both say so and go on."""
     fake = WORK / "guestinfo"
     (fake / "values").mkdir(parents=True)
     run("cc", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", fake / "backdoor.so", HERE / "backdoor.c")
@@ -366,29 +386,47 @@ def in_root(fake, backdoor, *command, fails=False):
         [ -z "$backdoor" ] || export LD_PRELOAD=/tmp/backdoor.so BACKDOOR=/tmp/values
         exec chroot "$root" "$@"
     """
-    return run("unshare", "--mount", "--propagation", "private", "bash", "-euc", script, "in_root", BUILD / "root", fake, backdoor, *command, fails=fails)
+    enter = ["unshare", "--mount", "--propagation", "private", "bash", "-euc", script, "in_root", BUILD / "root", fake, backdoor]
+    return run(*enter, *command, fails=fails)
 
 
 # --- helpers ---
 
 def cot(*arguments, fails=False):
-    return run(sys.executable, "-c", "import sys; from COT.ui.cli import main; sys.argv[0] = 'cot'; main()", "--force", *arguments, fails=fails)
+    start = "import sys; from COT.ui.cli import main; sys.argv[0] = 'cot'; main()"
+    return run(sys.executable, "-c", start, "--force", *arguments, fails=fails)
 
 
-def inside(*command, fails=False):
-    """Runs a program of build/judges; the checkout and the build directory are at their own paths there."""
-    enter = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", REPO / "image/build", "--inside-tools",
-             REPO, BUILD, WORK]
+def inside(*command, network=True, fails=False):
+    """Runs a program of build/judges; the checkout and the build directory are at their own paths there. With `network` false it
+    has one of its own, with nothing in it."""
+    enter = ["unshare", *([] if network else ["--net"]), "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
+             REPO / "image/build", "--inside-tools", REPO, BUILD, WORK]
     return run(*enter, *command, fails=fails, TRILITH_TOOLS=str(BUILD / "judges"))
 
 
 def run(*command, at=None, fails=False, **environment):
     """Runs a program; returns its standard output, or both outputs if it is meant to fail."""
-    done = subprocess.run([str(word) for word in command], cwd=at, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          timeout=TIMEOUT_S, env={**os.environ, "LC_ALL": "C.UTF-8", **environment}, errors="replace")
+    words = [str(word) for word in command]
+    done = subprocess.run(words, cwd=at, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, errors="replace",
+                          timeout=TIMEOUT_S, env={**os.environ, "LC_ALL": "C.UTF-8", **environment})
     if (done.returncode != 0) != fails:
-        raise AssertionError(f"{' '.join(str(word) for word in command[-6:])}: status {done.returncode}: {done.stdout[-800:]}{done.stderr[-800:]}")
+        raise AssertionError(f"{' '.join(words[-6:])}: status {done.returncode}: {done.stdout[-800:]}{done.stderr[-800:]}")
     return done.stdout + done.stderr if fails else done.stdout
+
+
+@contextlib.contextmanager
+def damaged(path, *places):
+    """A copy with one bit turned over at each of these places; those before 0 count from the end."""
+    copy = WORK / f"damaged{path.suffix}"
+    content = bytearray(path.read_bytes())
+    for place in places:
+        content[place] ^= 1
+    copy.write_bytes(content)
+    try:
+        yield copy
+    finally:
+        copy.unlink()
 
 
 def info(path):

@@ -28,3 +28,4 @@ pub mod qmp;
 pub mod status;
 pub mod tools;
 pub mod trio;
+pub mod upgrade;

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use trilith_trio::machine::State;
 use trilith_trio::trio::{self, Trio, say};
-use trilith_trio::{boot, console, status};
+use trilith_trio::{boot, console, status, upgrade};
 
 /// Three virtual machines that boot the appliance's disk image, on one bridge, and clients that talk to the VIP.
 #[derive(Parser)]
@@ -79,6 +79,12 @@ enum Top {
     /// Measure; the last line is one JSON object.
     #[command(subcommand)]
     Bench(Bench),
+    /// Patch three machines from version to version while clients use them; the last line is one JSON object.
+    Upgrade {
+        /// The versions, in their order.
+        #[arg(default_values = ["0.2.0", "0.3.0"])]
+        versions: Vec<String>,
+    },
     /// Takes machines down when their owner ends.
     #[command(hide = true)]
     Guard { id: String },
@@ -117,6 +123,7 @@ fn run(command: Top) -> Result<()> {
         Top::Pause { node, seconds } => pause(&node, seconds),
         Top::Resume { node } => Trio::attach()?.machine(&node)?.resume(),
         Top::Bench(Bench::Boot(options)) => boot::run(&options),
+        Top::Upgrade { versions } => upgrade::run(&versions),
         Top::Guard { id } => trio::guard(&id),
     }
 }

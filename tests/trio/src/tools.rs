@@ -16,7 +16,7 @@ pub fn prepare() -> Result<()> {
 ///
 /// # Errors
 /// When it fails; it has said why by then.
-fn image_build(args: &[&str]) -> Result<()> {
+pub fn image_build(args: &[&str]) -> Result<()> {
     let status = Command::new(repository()?.join("image/build")).args(args).status();
     let status = status.context("cannot start image/build")?;
     if !status.success() {

@@ -130,6 +130,14 @@ impl Trio {
         Ok(command)
     }
 
+    /// The words of [`Trio::ssh_command`] without the host, for programs that run ssh(1) themselves.
+    pub fn ssh_words(&self) -> Result<String> {
+        let command = self.ssh_command(&self.machines[0])?;
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words = words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        Ok(words[..words.len() - 1].join(" "))
+    }
+
     /// Lets it stand when this process ends.
     pub fn keep(mut self) -> Result<()> {
         self.guard.take().map_or(Ok(()), Guard::dismiss)

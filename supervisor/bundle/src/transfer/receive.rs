@@ -16,7 +16,7 @@ use crate::verity::Tree;
 use crate::{Hash, Keys};
 
 /// Takes a bundle from the other side of a stream into the store. `release`: which one, when the other side has several. `admit`
-/// is asked as soon as the signature is known to be good. `progress` is told from time to time, at least once in [`super::SILENCE`].
+/// is asked as soon as the signature is known to be good. `progress` is told now and then, at least once in [`super::SILENCE`].
 ///
 /// What came is kept when this ends early: the next attempt goes on.
 ///

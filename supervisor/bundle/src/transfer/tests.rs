@@ -153,10 +153,12 @@ async fn without_anything_to_go_by_all_is_moved_once_and_a_cut_loses_little() {
         }
         assert!(scene.store().list().unwrap().is_empty(), "nothing is there before it is whole");
         assert!(scene.store().get(&Release::system(NEW)).is_err());
+        assert_eq!(scene.store().unfinished().unwrap(), [Release::system(NEW)]);
     }
     // Each attempt may lose the answer that was cut off, and repeats the manifest.
     assert!(moved > size / 3 && moved < size + 3 * MAX_ANSWER as u64, "{moved} of {size}");
     assert!(scene.store().get(&Release::system(NEW)).is_ok());
+    assert!(scene.store().unfinished().unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -246,6 +248,16 @@ async fn peers_fetch_from_each_other_and_services_move_likewise() {
         send(&mut far, find, |_| ())
     );
     assert!(matches!(taken, Err(Failure::Other { code: 1, .. })), "{taken:?}");
+}
+
+#[test]
+fn both_sides_can_be_spawned() {
+    fn sendable(_: impl Future + Send) {}
+    let scene = Scene::new();
+    let (store, keys) = (scene.store(), keys(&scene.pair));
+    let (mut near, mut far) = tokio::io::duplex(1);
+    sendable(receive(&mut near, None, &store, &keys, |_| Ok(()), Have::default(), |_| ()));
+    sendable(send(&mut far, |_| Source::open("".as_ref()), |_| ()));
 }
 
 #[tokio::test(flavor = "current_thread")]

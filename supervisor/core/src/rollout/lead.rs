@@ -20,6 +20,13 @@ impl Agent {
             }
             return;
         };
+        if turn.step == Step::Offered
+            && let Some((node, seen)) = self.missed(sight, rollout, &turn.node)
+        {
+            let reason = format!("node {node} {}", seen.why());
+            wants.push(Act::Propose(Ask::Withdraw { rollout: rollout.id, node: turn.node.clone(), reason }));
+            return;
+        }
         let most = match turn.step {
             Step::Offered => OFFER,
             Step::Draining => rollout.options.drain_s.map_or(DRAIN, |s| Duration::from_secs(s.into())) + 2 * STUCK,

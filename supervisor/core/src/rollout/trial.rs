@@ -11,7 +11,8 @@ impl Agent {
         let (state, own) = (sight.state, sight.own);
         let known = state.nodes.get(&self.me);
         let replaced = known.is_some_and(|known| known.generation > own.node.generation);
-        if known != Some(&own.node) && !replaced {
+        let told = known.is_some_and(|known| *known == own.node || *known == own.node.bounded());
+        if !told && !replaced {
             wants.push(Act::Propose(Ask::Report { node: self.me.clone(), report: own.node.clone() }));
         }
         for (release, bundle) in &state.bundles {
@@ -21,8 +22,10 @@ impl Agent {
                 wants.push(Act::Propose(Ask::Hold { release, node, held }));
             }
         }
+        // A state that does not know this node yet is one from before: it knows nothing of bundles either.
+        let fresh = sight.quorum && told;
         let gone = own.bundles.iter().filter(|release| !state.bundles.contains_key(*release));
-        wants.extend(gone.filter(|_| sight.quorum).map(|release| Act::Discard(release.clone())));
+        wants.extend(gone.filter(|_| fresh).map(|release| Act::Discard(release.clone())));
     }
 
     /// Has what the rollout needs on this node's disk before anybody is drained.
@@ -30,8 +33,7 @@ impl Agent {
         let wanted = rollout.phase == Phase::Staging && rollout.hold == Hold::Going && rollout.back.is_none();
         let part = rollout.nodes.get(&self.me).filter(|part| wanted && !part.staged && !part.new);
         let (Some(_), Some(release)) = (part, rollout.kind.release()) else {
-            self.tries = 0;
-            self.next_try = now;
+            self.job = None;
             return;
         };
         let own = sight.own;
@@ -46,21 +48,28 @@ impl Agent {
             wants.push(Act::Propose(Ask::Staged { rollout: rollout.id, node: self.me.clone() }));
             return;
         }
-        let reason = if let Job::Failed(reason) = &own.job { Some(reason.clone()) } else { None };
-        if self.tries >= TRIES && now >= self.next_try {
-            let reason = reason.unwrap_or_else(|| format!("{release} does not come to its disk"));
-            wants.push(Act::Propose(Ask::Halt { rollout: rollout.id, node: self.me.clone(), reason }));
-        } else if now >= self.next_try {
+        // What the other slot holds already needs no bundle to be checked again.
+        let act = if held || !sight.state.bundles.contains_key(&release) { Act::Stage } else { Act::Fetch };
+        let job = (rollout.id, act(release));
+        if self.job.as_ref() != Some(&job) {
+            (self.tries, self.next_try) = (0, now);
+        }
+        if now < self.next_try {
+            self.alarm.ring(self.next_try);
+        } else if self.tries < TRIES {
             self.tries += 1;
             self.next_try = now + RETRY;
             self.alarm.ring(self.next_try);
-            // What another slot holds already needs no bundle to be checked again.
-            let act = if held || !sight.state.bundles.contains_key(&release) { Act::Stage } else { Act::Fetch };
-            self.said.retain(|(said, _)| !matches!(said, Act::Stage(_) | Act::Fetch(_)));
-            wants.push(act(release));
+            self.said.retain(|(said, _)| *said != job.1);
+            wants.push(job.1.clone());
         } else {
-            self.alarm.ring(self.next_try);
+            let reason = match &own.job {
+                Job::Failed(reason) => reason.clone(),
+                Job::Idle | Job::Running => format!("{} does not come to its disk", rollout.kind),
+            };
+            wants.push(Act::Propose(Ask::Halt { rollout: rollout.id, node: self.me.clone(), reason }));
         }
+        self.job = Some(job);
     }
 
     /// The verdict on what runs on trial. A node that nobody sees serving goes back by its own clock.
@@ -72,10 +81,8 @@ impl Agent {
             wants.push(Act::Revert { reason: failure.reason.clone() });
             return;
         }
-        // Back from a way back that failed: there is nothing else to run.
-        let last = turn == Some(Step::Returning);
-        let free = last || turn.is_none();
-        if let Some(version) = self.runs_banned(sight).filter(|_| !last) {
+        let free = matches!(turn, None | Some(Step::Returning));
+        if let Some(version) = self.runs_banned(sight) {
             wants.push(Act::Revert { reason: format!("{version} is banned from the set") });
             return;
         }
@@ -87,8 +94,7 @@ impl Agent {
             && self.seen.since().is_some_and(|seen| self.alarm.passed(Some(seen.max(since)), SETTLE))
         {
             self.bless(sight, wants);
-        } else if !last
-            && self.alarm.passed(Some(since), TRIAL)
+        } else if self.alarm.passed(Some(since), TRIAL)
             && !wants.contains(&Act::Bless)
             && !self.planted.has(Bug::TrialForEver)
         {

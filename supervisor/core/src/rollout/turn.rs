@@ -14,7 +14,7 @@ impl Agent {
             wants.push(Act::Undrain);
         }
         if step != Some(Step::Acting) {
-            self.switched = false;
+            self.switched = None;
         }
         let target = self.target(rollout, sight);
         match step {
@@ -32,14 +32,21 @@ impl Agent {
     }
 
     fn come_back(&mut self, sight: &Sight, rollout: &Rollout) -> Option<Act> {
-        let proven = sight.own.trial.is_none() || self.runs_banned(sight).is_some();
-        (proven && self.has_settled()).then(|| self.settled(sight, rollout))
+        (sight.own.trial.is_none() && self.has_settled()).then(|| self.settled(sight, rollout))
     }
 
     /// Out of service, and over to the target; back into service when the others need this node.
     fn leave(&mut self, sight: &Sight, rollout: &Rollout, step: Step, target: &Target, wants: &mut Vec<Act>) {
         let own = sight.own;
         let going = rollout.hold == Hold::Going;
+        if let Some((ordered, trial)) = self.switched.clone() {
+            // Whatever the rollout has become meanwhile: the restart may come at any moment.
+            if !self.runs(sight, &ordered) && own.failed.as_ref().is_none_or(|failure| failure.what != ordered) {
+                wants.push(Act::Switch { to: ordered, trial });
+                return;
+            }
+            self.switched = None;
+        }
         match own.failed.as_ref().filter(|failure| failure.what == *target && !self.runs(sight, target)) {
             Some(failure) if step == Step::Acting => {
                 wants.push(self.failed(rollout, failure.reason.clone()));
@@ -58,10 +65,6 @@ impl Agent {
                 Step::Draining => self.give_back(sight, rollout, wants),
                 _ => wants.push(self.go(rollout, Step::Verifying)),
             }
-            return;
-        }
-        if self.switched {
-            wants.push(Act::Switch { to: target.clone(), trial: rollout.back.is_none() });
             return;
         }
         if !going {
@@ -91,13 +94,14 @@ impl Agent {
             Drain::Done if vips == 0 && own.failed.as_ref().is_some_and(|failure| failure.what == *target) => {}
             Drain::Done if vips == 0 && step == Step::Draining => wants.push(self.go(rollout, Step::Acting)),
             Drain::Done if vips == 0 => {
-                self.switched = true;
-                wants.push(Act::Switch { to: target.clone(), trial: rollout.back.is_none() });
+                let trial = rollout.back.is_none();
+                self.switched = Some((target.clone(), trial));
+                wants.push(Act::Switch { to: target.clone(), trial });
             }
             Drain::Done => {}
         }
         let most = deadline_s.map_or(DRAIN, |seconds| Duration::from_secs(seconds.into()));
-        if !self.switched && self.alarm.passed(self.draining.since(), most + STUCK) {
+        if self.switched.is_none() && self.alarm.passed(self.draining.since(), most + STUCK) {
             let what =
                 if vips > 0 { format!("nobody takes {vips} VIP(s) over") } else { "its drain does not end".to_owned() };
             wants.push(self.cannot(rollout, what));

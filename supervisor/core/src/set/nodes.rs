@@ -1,8 +1,8 @@
 //! The table of nodes and the catalogue of bundles.
 
 use super::{
-    Bundle, Fallback, MAX_BUNDLES, MAX_NAME, MAX_NODES, MAX_SERVICES, Node, Refusal, Release, Reply, Request, State,
-    cut, done_if, limit, name,
+    Bundle, MAX_BUNDLES, MAX_NAME, MAX_NODES, MAX_SERVICES, Node, Refusal, Release, Reply, Request, State, cut,
+    done_if, limit, name,
 };
 
 impl State {
@@ -13,8 +13,7 @@ impl State {
         for service in report.services.keys() {
             name("name of a service", service)?;
         }
-        let shorten = |fallback: &Fallback| Fallback { reason: cut(&fallback.reason), ..fallback.clone() };
-        let report = Node { fallback: report.fallback.as_ref().map(shorten), ..report.clone() };
+        let report = report.bounded();
         let known = self.nodes.get(node);
         match known {
             Some(known) if known.generation > report.generation => {

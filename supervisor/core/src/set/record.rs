@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Release, Version};
+use super::{Release, Version, cut};
 
 /// The set's configuration: what is good, what was, and what is on trial.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,17 @@ pub struct Node {
     pub services: BTreeMap<String, Version>,
     /// Why it last fell back.
     pub fallback: Option<Fallback>,
+}
+
+impl Node {
+    /// The same within the state's bounds: what the table will hold of it.
+    pub fn bounded(&self) -> Node {
+        let mut node = self.clone();
+        if let Some(fallback) = &mut node.fallback {
+            fallback.reason = cut(&fallback.reason);
+        }
+        node
+    }
 }
 
 /// A return to the old version that nobody had asked for.

@@ -196,7 +196,10 @@ impl fmt::Display for Refusal {
                 )
             }
             Refusal::OnTrial { node } => {
-                write!(f, "node {node} runs its system on trial; it is blessed or goes back by itself within some minutes")
+                write!(
+                    f,
+                    "node {node} runs its system on trial; it is blessed or goes back by itself within some minutes"
+                )
             }
             Refusal::NotThisRollout { rollout } => {
                 write!(f, "rollout {rollout} is not in progress; see: trilith upgrade status")

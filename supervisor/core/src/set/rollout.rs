@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Ask, Ban, Document, Goal, Hold, Kind, MAX_BANS, MAX_DOCUMENT, MAX_HISTORY, MAX_NOTES, Node, Note, Options, Outcome, Part,
-    Past, Pause, Phase, Refusal, Release, Reply, Request, Rollout, State, Step, Turn, Version, cut, limit, name,
+    Ask, Ban, Document, Goal, Hold, Kind, MAX_BANS, MAX_DOCUMENT, MAX_HISTORY, MAX_NOTES, Node, Note, Options, Outcome,
+    Part, Past, Phase, Refusal, Release, Reply, Request, Rollout, State, Step, Turn, Version, cut, limit, name,
 };
 
 impl Rollout {
@@ -31,21 +31,21 @@ impl Rollout {
     }
 
     /// The node had the version of the rollout before it began.
-    fn had_it(&self, part: &Part) -> bool {
+    pub(super) fn had_it(&self, part: &Part) -> bool {
         let goal = self.kind.release().map(|release| release.version);
         goal.is_some() && part.from == goal
     }
 
-    fn is_staged(&self) -> bool {
+    pub(super) fn is_staged(&self) -> bool {
         !self.kind.is_staged() || self.nodes.values().all(|part| part.staged || part.new)
     }
 
     /// Takes an offer back that nobody has taken.
-    fn withdraw(&mut self) {
+    pub(super) fn withdraw(&mut self) {
         self.turn = self.turn.take().filter(|turn| turn.step > Step::Offered);
     }
 
-    fn note(&mut self, utc: Option<u64>, text: String) {
+    pub(super) fn note(&mut self, utc: Option<u64>, text: String) {
         // The last place is written over and over: the end of a story is worth more than its middle.
         self.notes.truncate(MAX_NOTES - 1);
         self.notes.push(Note { utc, text: cut(&text) });
@@ -53,9 +53,10 @@ impl Rollout {
 }
 
 impl State {
-    /// The version that most of the set had before the one that it runs: what `rollback` means.
+    /// What `rollback` goes to: a version that is complete in the other slot of a node, not banned, not below the floor.
     pub fn previous(&self) -> Option<Version> {
-        self.nodes.values().find_map(|node| node.other)
+        let allowed = |version: &Version| *version >= self.floor && self.allowed(&Release::system(*version)).is_ok();
+        self.nodes.values().filter_map(|node| node.other).find(allowed)
     }
 
     pub(super) fn start(
@@ -354,158 +355,6 @@ impl State {
         }
         let Rollout { id, token, kind, notes, .. } = rollout;
         self.history.push(Past { id, token, kind, outcome, notes });
-    }
-}
-
-/// The requests about one rollout. Each says `Already` when there is nothing to change.
-impl Rollout {
-    fn pause(&mut self, why: &Pause) -> Result<Reply, Refusal> {
-        if self.hold != Hold::Going {
-            return Ok(Reply::Already);
-        }
-        let why = match why {
-            Pause::Operator => Pause::Operator,
-            Pause::SecondFailure { node, reason } => Pause::SecondFailure { node: node.clone(), reason: cut(reason) },
-            Pause::GaveBack { node, reason } => Pause::GaveBack { node: node.clone(), reason: cut(reason) },
-        };
-        self.hold = Hold::Paused { why };
-        self.round += 1;
-        self.withdraw();
-        Ok(Reply::Done)
-    }
-
-    fn abort(&mut self, reason: &str) -> Result<Reply, Refusal> {
-        if self.back.is_some() && self.hold == Hold::Going {
-            return Ok(Reply::Already);
-        }
-        if self.back.is_none() {
-            self.turn_back(reason);
-        }
-        self.go_on();
-        Ok(Reply::Done)
-    }
-
-    /// From now on every node shall have what it had before.
-    fn turn_back(&mut self, reason: &str) {
-        self.back = Some(cut(reason));
-        self.go_on();
-        self.phase = Phase::Rolling;
-        self.withdraw();
-        // A node that serves with the new version must be drained again before it can return.
-        if let Some(turn) = &mut self.turn
-            && matches!(turn.step, Step::Verifying | Step::Settling)
-        {
-            turn.step = Step::Draining;
-            if let Some(part) = self.nodes.get_mut(&turn.node) {
-                part.new = true;
-            }
-        }
-    }
-
-    fn go_on(&mut self) {
-        self.hold = Hold::Going;
-        self.round += 1;
-    }
-
-    fn halt(&mut self, node: &str, reason: &str) -> Result<Reply, Refusal> {
-        if matches!(self.hold, Hold::Halted { .. }) {
-            return Ok(Reply::Already);
-        }
-        self.hold = Hold::Halted { node: node.to_owned(), reason: cut(reason) };
-        self.round += 1;
-        self.withdraw();
-        Ok(Reply::Done)
-    }
-
-    fn staged(&mut self, node: &str) -> Result<Reply, Refusal> {
-        let part = self.nodes.get_mut(node).ok_or_else(|| Refusal::NoNode { node: node.to_owned() })?;
-        if part.staged {
-            return Ok(Reply::Already);
-        }
-        part.staged = true;
-        if self.phase == Phase::Staging && self.is_staged() {
-            self.phase = Phase::Rolling;
-        }
-        Ok(Reply::Done)
-    }
-
-    fn offer(&mut self, node: &str) -> Result<Reply, Refusal> {
-        if self.hold != Hold::Going {
-            return Err(Refusal::Held { hold: self.hold.clone() });
-        }
-        match &self.turn {
-            Some(turn) if turn.node == node => return Ok(Reply::Already),
-            Some(_) => return Err(Refusal::NotItsTurn { node: node.to_owned() }),
-            None => {}
-        }
-        if self.phase != Phase::Rolling || !self.left().any(|left| left == node) {
-            return Err(Refusal::NotItsTurn { node: node.to_owned() });
-        }
-        self.turn = Some(Turn { node: node.to_owned(), step: Step::Offered });
-        self.round += 1;
-        Ok(Reply::Done)
-    }
-
-    fn withdrawn(&mut self, node: &str) -> Result<Reply, Refusal> {
-        match self.step_of(node) {
-            None => Ok(Reply::Already),
-            Some(Step::Offered) => {
-                self.turn = None;
-                Ok(Reply::Done)
-            }
-            Some(step) => Err(Refusal::WrongStep { node: node.to_owned(), step }),
-        }
-    }
-
-    fn go(&mut self, node: &str, to: Step) -> Result<Reply, Refusal> {
-        let step = self.turn_of(node)?;
-        let held = self.hold != Hold::Going;
-        match (step, to) {
-            _ if step == to => return Ok(Reply::Already),
-            // Nobody leaves service while the rollout is held; whoever has left it comes back.
-            (Step::Offered, Step::Draining) | (Step::Draining, Step::Acting) if held => {
-                return Err(Refusal::Held { hold: self.hold.clone() });
-            }
-            (Step::Offered, Step::Draining)
-            | (Step::Draining, Step::Acting)
-            | (Step::Acting, Step::Verifying)
-            | (Step::Verifying, Step::Settling) => {}
-            _ => return Err(Refusal::WrongStep { node: node.to_owned(), step }),
-        }
-        self.turn = Some(Turn { node: node.to_owned(), step: to });
-        Ok(Reply::Done)
-    }
-
-    fn give_back(&mut self, node: &str, new: bool) -> Result<Reply, Refusal> {
-        let step = self.turn_of(node)?;
-        if !matches!(step, Step::Draining | Step::Acting) {
-            return Err(Refusal::WrongStep { node: node.to_owned(), step });
-        }
-        if self.hold == Hold::Going {
-            return Err(Refusal::GoesOn);
-        }
-        self.end_turn(node, new);
-        Ok(Reply::Done)
-    }
-
-    fn settled(&mut self, node: &str, new: bool) -> Result<Reply, Refusal> {
-        let step = self.turn_of(node)?;
-        if !matches!(step, Step::Settling | Step::Returning) {
-            return Err(Refusal::WrongStep { node: node.to_owned(), step });
-        }
-        self.end_turn(node, new);
-        Ok(Reply::Done)
-    }
-
-    fn end_turn(&mut self, node: &str, new: bool) {
-        if let Some(part) = self.nodes.get_mut(node) {
-            part.new = new;
-        }
-        self.turn = None;
-    }
-
-    fn turn_of(&self, node: &str) -> Result<Step, Refusal> {
-        self.step_of(node).ok_or_else(|| Refusal::NotItsTurn { node: node.to_owned() })
     }
 }
 

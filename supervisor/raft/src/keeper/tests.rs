@@ -7,6 +7,7 @@ use trilith_core::set::{Ask, Node, Reply, Request, State};
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::protocol::Standing;
 use crate::tests::{Folder, eventually, port, settings};
 use crate::{Alarm, Health, Options, ProposeError, Replica, Rhythm};
 
@@ -238,6 +239,26 @@ async fn a_node_alone_decides_nothing_keeps_its_term_and_says_who_is_silent() {
     assert_eq!(cluster.health(follower).term, term, "it has not even stood for election");
 }
 
+#[test]
+fn only_nodes_of_the_set_that_hear_no_leader_and_have_no_longer_log_would_elect_this_one() {
+    let at = |index| Some(LogId::new(openraft::CommittedLeaderId::new(2, 0), index));
+    let me = Identity { set: "ours".to_owned(), id: 1, ..Identity::default() };
+    let other = |id, set: &str, last, led| {
+        let identity = Identity { set: set.to_owned(), id, ..Identity::default() };
+        let member = Some(Standing { identity, last, led, ..Standing::default() });
+        (NodeId(id as u8), Some(Greeting { member, ..Greeting::default() }))
+    };
+    let greetings = Greetings::from([
+        other(2, "ours", at(7), false),
+        other(3, "ours", at(8), false),
+        other(4, "ours", at(7), true),
+        other(5, "theirs", at(1), false),
+        (NodeId(6), Some(Greeting::default())),
+        (NodeId(7), None),
+    ]);
+    assert_eq!(willing(&me, at(7), &greetings), [1, 2].into());
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn an_empty_disk_is_told_and_a_replaced_node_gets_all_from_the_others() {
     let mut cluster = Cluster::formed("replace", 3).await;
@@ -373,6 +394,10 @@ async fn a_request_that_only_a_later_version_knows_stops_this_ones_state_but_not
     drop(active.raft.client_write_ff(crate::types::Proposal(serde_json::to_value(note(2)).unwrap())).await.unwrap());
     eventually("the log goes on", async || active.metrics().last_log_index > before).await;
     drop(active);
+    // Whoever does not understand the log does not lead: a later version would.
+    for node in 0..3 {
+        cluster.no_leader(node).await;
+    }
     // A restart neither crashes nor forgets.
     cluster.stop(leads).await;
     cluster.start(leads).await;

@@ -285,6 +285,25 @@ fn a_log_that_is_cut_or_damaged_anywhere_holds_all_or_is_refused_with_the_place(
 }
 
 #[test]
+fn records_of_before_in_place_of_those_that_were_acknowledged_are_refused() {
+    let folder = Folder::new("lost-write");
+    let directory = folder.path().join("raft");
+    let (mut store, _) = create(&directory, &identity("one"), None).unwrap();
+    let file = || fs::read(directory.join(CURRENT).join(LOG)).unwrap();
+    store.append(&[entry(1, 0), entry(1, 1)]).unwrap();
+    let before = file();
+    store.truncate(1).unwrap();
+    store.append(&[entry(2, 1)]).unwrap();
+    let mut after = file();
+    assert_eq!(log::read(&after).unwrap().entries.last().map(|entry| entry.log_id), Some(log_id(2, 1)));
+    assert_eq!(before.len(), after.len(), "or they would differ anyway");
+    // The disk said that the last records were written, and they were not.
+    after[3 * 4096..].copy_from_slice(&before[3 * 4096..]);
+    let (_, fault) = log::read(&after).unwrap_err();
+    assert_eq!(fault, Fault::Damaged("the records are not those that were acknowledged".to_owned()));
+}
+
+#[test]
 fn a_head_that_the_disk_damaged_is_found_in_its_other_copy() {
     let folder = Folder::new("copies");
     let directory = folder.path().join("raft");

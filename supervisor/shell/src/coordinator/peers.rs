@@ -40,17 +40,18 @@ struct Answer {
 
 /// Serves what peers ask, until the queue ends.
 pub async fn serve(mut inbound: mpsc::Receiver<Inbound>, status: watch::Receiver<Option<Status>>) {
-    while let Some(Inbound { stream, peer, .. }) = inbound.recv().await {
+    while let Some(mut connection) = inbound.recv().await {
         let status = status.clone();
+        // The connection keeps its place among those that its peer may have until it ends.
         tokio::spawn(async move {
-            if let Err(error) = answer(stream, &peer, &status).await {
-                debug!("what node {peer} asked was not answered: {error}");
+            if let Err(error) = answer(&mut connection.stream, &connection.peer, &status).await {
+                debug!("what node {} asked was not answered: {error}", connection.peer);
             }
         });
     }
 }
 
-async fn answer(mut stream: Stream, peer: &str, status: &watch::Receiver<Option<Status>>) -> Result<(), Failure> {
+async fn answer(stream: &mut Stream, peer: &str, status: &watch::Receiver<Option<Status>>) -> Result<(), Failure> {
     let io = |what: &'static str| move |error| Failure::Io { what: what.to_owned(), error };
     let kind = timeout(PATIENCE, stream.read_u8()).await.map_err(|late| io("no question")(late.into()))?;
     match kind.map_err(io("no question"))? {
@@ -60,12 +61,12 @@ async fn answer(mut stream: Stream, peer: &str, status: &watch::Receiver<Option<
                 Some(release) => store.get(release),
                 None => Err(Failure::Protocol { what: "no release was named".to_owned() }),
             };
-            transfer::send(&mut stream, open, |_| ()).await.map(drop)
+            transfer::send(stream, open, |_| ()).await.map(drop)
         }
         VIEW => {
-            let about: Claim = read(&mut stream).await.map_err(io("its question"))?;
+            let about: Claim = read(stream).await.map_err(io("its question"))?;
             let serves = status.borrow().as_ref().is_some_and(|status| sees(status, peer, &about));
-            write(&mut stream, &Answer { serves }).await.map_err(io("the answer"))
+            write(stream, &Answer { serves }).await.map_err(io("the answer"))
         }
         other => Err(Failure::Protocol { what: format!("first byte {other}") }),
     }

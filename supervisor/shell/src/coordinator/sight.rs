@@ -71,18 +71,18 @@ impl World {
         Path::new(paths::CLOCK_IS_RIGHT).exists().then(now_utc)
     }
 
-    /// Has the slots looked at anew, by the unit that may. `first`: at the start, when what the boot loader did is judged.
-    pub async fn look_at_slots(&mut self, first: bool) {
-        if slot::devices().is_err() {
+    /// Has the slots looked at, by the unit that may, where there are any and they have not been seen yet; and judges what the
+    /// boot loader has made of a switch.
+    pub async fn look_at_slots(&mut self) {
+        if self.slots.is_some() || slot::devices().is_err() {
             return;
         }
         if let Err(why) = systemd::run_once(&Deed::Observe.unit(), SLOTS_PATIENCE).await {
             warn!("the slots are not seen: {why}");
+            return;
         }
         self.take_slots();
-        if first {
-            self.judge_boot();
-        }
+        self.judge_boot();
     }
 
     /// Takes in what the last deed has left of the slots.

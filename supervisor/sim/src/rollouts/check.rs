@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use trilith_core::set::{Ask, Release, Request, State, Step};
 
+use super::event::Broken;
 use super::machine::Machine;
 use super::plan::S;
-use super::world::{Broken, World};
+use super::world::World;
 
 /// What the checkers remember.
 #[derive(Default)]

@@ -3,8 +3,9 @@
 use trilith_core::rollout::{LOST, TRIAL};
 use trilith_core::set::{Ask, Goal, Hold, Kind, Options, Outcome, Release};
 
+use super::event::{Broken, Event};
 use super::plan::{Behaviour, GOOD, NEXT, S, What};
-use super::world::{Broken, Event, World};
+use super::world::World;
 
 /// How far the end is.
 #[derive(Debug, Default)]

@@ -43,6 +43,9 @@ impl Log {
         let mut state = (**self.last()).clone();
         let reply = state.apply(request)?;
         if reply != Reply::Already {
+            // For people only, and most of what there is to copy.
+            state.history.iter_mut().for_each(|past| past.notes.clear());
+            state.rollout.iter_mut().for_each(|rollout| rollout.notes.clear());
             self.states.push(Arc::new(state));
         }
         for node in stored_by {

@@ -168,7 +168,8 @@ impl Machine {
         let slots = &disk.slots;
         let entry = slots.entry(slots.running);
         let running = entry.and_then(|entry| entry.image).map_or(BASE, |image| image.version);
-        let blessed = entry.is_some_and(Entry::blessed);
+        // One that was retired has served before: it needs no blessing to be counted on again.
+        let blessed = entry.is_some_and(|entry| entry.blessed() || entry.tries() == Some(Tries::RETIRED));
         let own = &mut supervisor.own;
         own.trial = if !blessed {
             up

@@ -3,9 +3,10 @@
 use trilith_core::rollout::{Drain, Seen};
 use trilith_core::set::{Hold, Outcome, Pause, Request, Rollout, Step};
 
+use super::event::{Broken, Event};
 use super::machine::Machine;
 use super::plan::{Behaviour, NEXT, S, SERVICE, What};
-use super::world::{Broken, Event, World};
+use super::world::World;
 use trilith_core::plant::Bug;
 use trilith_core::set::Ask;
 

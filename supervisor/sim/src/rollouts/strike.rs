@@ -2,10 +2,11 @@
 
 use trilith_core::set::{Ask, Pause, Request};
 
+use super::event::{Event, Mend};
 use super::log::Log;
 use super::machine::Machine;
 use super::plan::{Fault, Order, S};
-use super::world::{Event, Mend, World};
+use super::world::World;
 
 impl World {
     pub(super) fn strike(&mut self, fault: usize) {

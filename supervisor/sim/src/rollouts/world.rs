@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::ops::AddAssign;
 use std::sync::Arc;
 
 use trilith_core::plant::{Bug, Planted};
@@ -13,106 +12,14 @@ use trilith_core::time::Time;
 
 use super::Outcome;
 use super::check::Checks;
+use super::event::{Broken, Event, Stats};
 use super::finale::Finale;
 use super::log::Log;
 use super::machine::{Machine, Supervisor};
 use super::plan::{BASE, Fault, GOOD, NEXT, Plan, S, SERVICE, What};
 use crate::check::Violation;
 use crate::rng::Rng;
-use crate::stats::counters;
 use crate::trace::Trace;
-
-counters! {
-    /// True time, in microseconds.
-    rollout_us,
-    /// Steps of agents.
-    agent_steps,
-    /// Entries committed.
-    commits,
-    /// Turns that were taken.
-    turns,
-    /// Turns that were given back.
-    given_back,
-    /// Switches.
-    switches,
-    /// Reverts by a node itself.
-    reverts,
-    /// Returns by the boot loader.
-    boot_fallbacks,
-    /// Blessings.
-    blessings,
-    /// Rollouts that ended done.
-    rollouts_done,
-    /// Rollouts that were taken back.
-    rollouts_back,
-    /// Rollouts that halted.
-    rollouts_halted,
-    /// Pauses because of a second failure.
-    second_failures,
-    /// Machines that lost their power.
-    power_cuts,
-    /// Steps of slot writing that were cut off.
-    torn_steps,
-    /// Disks that were lost.
-    wipes,
-    /// Leaders.
-    elections,
-    /// Singletons' leases that were given to somebody.
-    leases,
-}
-
-/// Something that happens.
-#[derive(Clone, Debug)]
-pub(super) enum Event {
-    /// The machine's kernel starts.
-    Boot(usize, u32),
-    /// The supervisor starts.
-    Start(usize, u32),
-    /// The machine restarts by itself: a panic, a watchdog, `FailureAction`.
-    Restart(usize, u32, &'static str),
-    /// The supervisor dies.
-    Die(usize, u32),
-    /// A node looks around.
-    Look(usize),
-    /// A node applies what is committed.
-    View(usize),
-    /// An agent wanted to be called.
-    Wake(usize, u32, u64),
-    /// A step of slot writing ends.
-    Step(usize, u32),
-    /// The same, in the middle, where the power fails.
-    Tear(usize, u32, u64),
-    /// A drain ends.
-    Drained(usize, u32),
-    /// A job ends.
-    Job(usize, u32, Release),
-    /// The service that was switched runs.
-    Service(usize, u32),
-    /// The singleton's unit has stopped.
-    Stopped(usize),
-    /// A request reaches the leader.
-    Commit(usize, Box<Request>),
-    /// The VIP finds another owner.
-    Vip,
-    /// A leader is chosen.
-    Elect,
-    /// A fault strikes.
-    Fault(usize),
-    /// A fault that lasts ends.
-    Mend(usize, Mend),
-    /// An operator acts.
-    Order(usize),
-    /// Is everything as it should be?
-    Judge,
-}
-
-/// What ends.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Mend {
-    Power,
-    Network,
-    Fitness,
-}
 
 pub(super) struct World {
     pub(super) plan: Plan,
@@ -425,9 +332,6 @@ fn prepare(state: &mut State, ask: Ask) {
     let applied = state.apply(&Request::new("start", None, ask));
     assert!(applied.is_ok(), "{applied:?}");
 }
-
-/// What is wrong: the invariant and what was seen.
-pub(super) type Broken = (&'static str, String);
 
 /// The singleton of these worlds.
 pub(super) const SINGLETON: &str = "volume";

@@ -1,0 +1,263 @@
+//! `trio upgrade`: three machines go from version to version, one after the other, while clients use them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use serde_json::Value;
+use trilith_lab::load::{KeepAlive, KeepAliveOptions, Steady, SteadyOptions, Transfers, TransfersOptions, Window, now_ns};
+
+use crate::machine::Machine;
+use crate::plan::{Addressing, Hardware, Plan, VIP};
+use crate::tools;
+use crate::trio::{self, Trio, UP_DEADLINE, say};
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// Requests of all clients that have ended.
+    pub requests: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Connections that broke: anything but a close that was announced, or one while nothing was asked.
+    pub broken: u64,
+    /// Connections that were closed politely, and came again.
+    pub polite_closes: u64,
+    /// Large downloads that ended whole.
+    pub downloads: u64,
+    /// Nodes that run the last version, blessed.
+    pub nodes: usize,
+    /// From the first start of a rollout to the end of the last, in seconds.
+    pub seconds: f64,
+    /// Bytes of each bundle that an upload moved, in their order.
+    pub bytes_moved: Vec<u64>,
+    /// Bytes of each bundle.
+    pub bundle_bytes: Vec<u64>,
+}
+
+/// Brings the machines up, patches them to each of `versions`, and says what the clients saw.
+///
+/// # Errors
+/// When a rollout does not end well, or a client saw a failure.
+pub fn run(versions: &[String]) -> Result<()> {
+    let accel = trio::prepare()?;
+    let bundles = versions.iter().map(|version| bundle(version, &[])).collect::<Result<Vec<_>>>()?;
+    let trio = Trio::power_on(&plans(accel)?)?;
+    say("three machines are on");
+    trio.wait_serving(UP_DEADLINE)?;
+    wait(&trio, "a set that has agreed on its configuration", |state| ready(state, None))?;
+    let load = Load::start(&trio)?;
+    let begun = Instant::now();
+    let (mut bytes_moved, mut bundle_bytes) = (Vec::new(), Vec::new());
+    for (version, bundle) in versions.iter().zip(&bundles) {
+        let (moved, all) = upload(&trio, bundle)?;
+        say(&format!("bundle {version} is in the set: {moved} of {all} bytes were moved"));
+        bytes_moved.push(moved);
+        bundle_bytes.push(all);
+        start(&trio, version)?;
+        let from = Instant::now();
+        wait(&trio, &format!("three nodes with {version}"), |state| ready(state, Some(version)))?;
+        say(&format!("all nodes run {version} after {:.0} s", from.elapsed().as_secs_f64()));
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let summary = load.finish(seconds, bytes_moved, bundle_bytes);
+    println!("{}", serde_json::to_string(&summary)?);
+    ensure!(summary.failed == 0 && summary.broken == 0, "clients saw failures");
+    Ok(())
+}
+
+/// Machines whose firmware reads their disks, so that their boot loader counts and chooses.
+pub fn plans(accel: crate::accel::Accel) -> Result<Vec<Plan>> {
+    let mut plans = Plan::trio(accel)?;
+    for (plan, hardware) in plans.iter_mut().zip([Hardware::Virtio, Hardware::Pc, Hardware::Virtio]) {
+        (plan.hardware, plan.addressing) = (hardware, Addressing::Static);
+    }
+    Ok(plans)
+}
+
+/// The bundle of an image with another version, and trees laid over its root; built if need be.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn bundle(version: &str, overlays: &[&str]) -> Result<PathBuf> {
+    let repository = tools::repository()?;
+    let build = tools::build_directory(&repository);
+    let mut args = vec!["disk", "--service", "lab", "--version", version];
+    overlays.iter().for_each(|overlay| args.extend(["--overlay", overlay]));
+    // With an image that was built before go versions of it that were, too.
+    if std::env::var_os("TRILITH_IMAGE").is_none() {
+        tools::image_build(&args)?;
+    }
+    let mut name = "image-lab".to_owned();
+    name.push_str(&format!("-{version}"));
+    overlays.iter().for_each(|overlay| name.push_str(&format!("-{}", overlay.rsplit('/').next().unwrap_or(overlay))));
+    let output = build.join(format!("{name}.bundle"));
+    let keys = std::env::var_os("TRILITH_KEYS").map_or_else(|| build.join("keys"), PathBuf::from);
+    let status = Command::new(build.join("mkbundle"))
+        .args(["make", "--keys"])
+        .arg(keys)
+        .arg("--output")
+        .arg(&output)
+        .arg("os")
+        .arg(build.join(name))
+        .stdout(Stdio::null())
+        .status()
+        .context("cannot start build/mkbundle")?;
+    ensure!(status.success(), "build/mkbundle failed: {status}");
+    Ok(output)
+}
+
+/// The state of the set by the first node that answers.
+///
+/// # Errors
+/// When none does.
+pub fn state(trio: &Trio) -> Result<Value> {
+    let mut why = anyhow::anyhow!("no machine is on");
+    for machine in trio.machines.iter().filter(|machine| machine.is_on()) {
+        match shown(trio, machine) {
+            Ok(state) => return Ok(state),
+            Err(error) => why = error,
+        }
+    }
+    Err(why)
+}
+
+/// Waits until the state of the set is as asked.
+///
+/// # Errors
+/// When it is not within [`ROLLOUT_DEADLINE`], with the last state that was seen; at once when the rollout has halted.
+pub fn wait(trio: &Trio, what: &str, right: impl Fn(&Value) -> bool) -> Result<Value> {
+    let begun = Instant::now();
+    let mut notes = 0;
+    let mut last = Value::Null;
+    loop {
+        if let Ok(state) = state(trio) {
+            let empty = Vec::new();
+            let said = state["state"]["rollout"]["notes"].as_array().unwrap_or(&empty);
+            said.iter().skip(notes).for_each(|note| say(&format!("  {}", note["text"].as_str().unwrap_or("?"))));
+            notes = said.len();
+            if right(&state) {
+                return Ok(state);
+            }
+            if state["state"]["rollout"]["hold"]["hold"] == "halted" {
+                bail!("waiting for {what}: the rollout has halted: {}", state["state"]["rollout"]["hold"]);
+            }
+            last = state;
+        }
+        if begun.elapsed() > ROLLOUT_DEADLINE {
+            let words: Vec<String> = trio.machines.iter().map(Machine::last_words).collect();
+            bail!("{what}: not within {ROLLOUT_DEADLINE:?}; last seen: {last:#}\n{}", words.join("\n"));
+        }
+        // Each look costs a translated guest a login.
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Whether no rollout is in progress, and all three nodes are blessed, with that version if one is named.
+pub fn ready(state: &Value, version: Option<&str>) -> bool {
+    let state = &state["state"];
+    let nodes = state["nodes"].as_object();
+    let right = |node: &Value| node["blessed"] == true && version.is_none_or(|version| node["running"] == version);
+    state["rollout"].is_null() && nodes.is_some_and(|nodes| nodes.len() == 3 && nodes.values().all(right))
+}
+
+/// Uploads a bundle to the first machine, by ssh, and returns the bytes that were moved, and all of it.
+///
+/// # Errors
+/// When it is refused, with the reason.
+pub fn upload(trio: &Trio, bundle: &std::path::Path) -> Result<(u64, u64)> {
+    let machine = &trio.machines[0];
+    let ssh = trio.ssh_words()?;
+    let program = tools::build_directory(&tools::repository()?).join("programs/trilith");
+    let mut command = Command::new(program);
+    command.args(["upgrade", "upload", "--to"]).arg(format!("admin@{}", machine.plan.address())).arg(bundle);
+    let output = command.env("TRILITH_SSH", ssh).output().context("cannot start trilith")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "upload: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    let numbers: Vec<u64> = said.split(|char: char| !char.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+    match numbers[..] {
+        [.., all, moved] => Ok((moved.min(all), moved.max(all))),
+        _ => bail!("upload says no numbers: {said}"),
+    }
+}
+
+/// Starts a rollout at the first node that takes the order.
+///
+/// # Errors
+/// When it is refused, with the reason.
+pub fn start(trio: &Trio, version: &str) -> Result<()> {
+    let output = trio.ssh(&trio.machines[0], &["trilith", "upgrade", "start", version, "--drain", "20"])?;
+    ensure!(output.status.success(), "upgrade start: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
+fn shown(trio: &Trio, machine: &Machine) -> Result<Value> {
+    let output = trio.ssh(machine, &["trilith", "upgrade", "status", "--json"])?;
+    ensure!(output.status.success(), "{}: {}", machine.name(), String::from_utf8_lossy(&output.stderr).trim());
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Clients of every kind.
+pub struct Load {
+    steady: Steady,
+    busy: KeepAlive,
+    slow: KeepAlive,
+    downloads: Transfers,
+    from_ns: u64,
+}
+
+impl Load {
+    /// Starts them all.
+    ///
+    /// # Errors
+    /// When a client cannot be started.
+    pub fn start(trio: &Trio) -> Result<Load> {
+        let netns = Some(trio.network.client.path());
+        let target = SocketAddr::new(VIP.into(), 80);
+        // Translated guests on a busy host may be slow; they may not fail.
+        let timeout = Duration::from_secs(20);
+        let keep = |connections, pause| {
+            let options = KeepAliveOptions { netns: netns.clone(), connections, pause, timeout, ..KeepAliveOptions::new(target) };
+            KeepAlive::start(options)
+        };
+        let steady = SteadyOptions { netns: netns.clone(), rate: 5, timeout, prompt: timeout, ..SteadyOptions::new(target) };
+        let downloads = TransfersOptions { netns: netns.clone(), transfers: 1, bytes: 20 << 20, bytes_per_s: 1 << 20, timeout, ..TransfersOptions::new(target) };
+        Ok(Load {
+            steady: Steady::start(steady)?,
+            busy: keep(10, Duration::from_millis(500))?,
+            slow: keep(100, Duration::from_secs(10))?,
+            downloads: Transfers::start(downloads)?,
+            from_ns: now_ns(),
+        })
+    }
+
+    /// Ends them, and says what they saw.
+    pub fn finish(self, seconds: f64, bytes_moved: Vec<u64>, bundle_bytes: Vec<u64>) -> Summary {
+        let window = Window::new(self.from_ns, now_ns());
+        let steady = self.steady.report(window);
+        let (busy, slow, downloads) = (self.busy.report(window), self.slow.report(window), self.downloads.report(window));
+        for (who, failures) in [("one connection a request", &steady.failures), ("kept", &busy.failures), ("kept, slow", &slow.failures), ("downloads", &downloads.failures)] {
+            if !failures.is_empty() {
+                say(&format!("{who}: {failures:?}"));
+            }
+        }
+        Summary {
+            requests: steady.ok + steady.failures.values().sum::<u64>() + busy.requests + slow.requests,
+            failed: steady.failures.values().sum::<u64>() + busy.failed + slow.failed + downloads.failed,
+            broken: busy.broken + slow.broken,
+            polite_closes: busy.polite_closes + slow.polite_closes,
+            downloads: downloads.complete,
+            nodes: 3,
+            seconds,
+            bytes_moved,
+            bundle_bytes,
+        }
+    }
+}
+
+/// Three boots of translated machines one after the other, with drains and settling times.
+pub const ROLLOUT_DEADLINE: Duration = Duration::from_secs(1500);
+const LOOK: Duration = Duration::from_secs(5);

@@ -319,7 +319,7 @@ pub async fn runs(name: &str) -> Result<bool, String> {
         let path = unit_path(&bus, name).await?;
         let reply = call(&bus, path.as_str(), PROPERTIES, "Get", &(UNIT, STATE)).await?;
         let state: OwnedVariant = reply.body().deserialize()?;
-        String::try_from(state).map_err(zbus::Error::from)
+        String::try_from(state)
     };
     let state = state.await.map_err(|error| format!("cannot ask for {name}: {error}"))?;
     Ok(!matches!(state.as_str(), "inactive" | "failed"))

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::accel::Accel;
 use crate::plan::{Addressing, GATEWAY, GATEWAY6, Plan, VIP, VIP6, address, name, node_address6};
 use crate::tools;
 
@@ -46,14 +47,23 @@ fn user_data(plan: &Plan, shared: &Shared) -> String {
     format!(
         "#cloud-config\n\
          ssh_authorized_keys:\n  - {key}\n\
-         trilith:\n  secret: {secret}\n  set: {{name: edge-1}}\n\
+         trilith:\n  secret: {secret}\n  set: {{name: edge-1{}}}\n\
         \x20 node:\n{}\
         \x20 vip:\n\
         \x20   - {{name: public, address: {VIP}/24, interface: eth0}}\n\
         \x20   - {{name: public6, address: \"{VIP6}/64\", interface: eth0}}\n\
          {SERVICES}",
+        lease(plan.accel),
         nodes.collect::<String>()
     )
+}
+
+/// Where QEMU translates, a heartbeat every 40 ms leaves a guest no time for anything else.
+fn lease(accel: Accel) -> &'static str {
+    match accel {
+        Accel::Kvm => "",
+        Accel::Tcg => ", lease: {heartbeat: 200ms, min: 600ms, max: 3s}",
+    }
 }
 
 fn network(plan: &Plan) -> String {
@@ -94,7 +104,6 @@ const SERVICES: &str = "  service:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accel::Accel;
 
     #[test]
     fn the_appliance_finds_no_fault_with_what_the_machines_are_told() -> Result<()> {

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
-use trilith_lab::load::{KeepAlive, KeepAliveOptions, Steady, SteadyOptions, Transfers, TransfersOptions, Window, now_ns};
+use trilith_lab::load::{
+    KeepAlive, KeepAliveOptions, Steady, SteadyOptions, Transfers, TransfersOptions, Window, now_ns,
+};
 
 use crate::machine::Machine;
 use crate::plan::{Addressing, Hardware, Plan, VIP};
@@ -177,7 +179,8 @@ pub fn upload(trio: &Trio, bundle: &std::path::Path) -> Result<(u64, u64)> {
     let output = command.env("TRILITH_SSH", ssh).output().context("cannot start trilith")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "upload: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
-    let numbers: Vec<u64> = said.split(|char: char| !char.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+    let numbers: Vec<u64> =
+        said.split(|char: char| !char.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
     match numbers[..] {
         [.., all, moved] => Ok((moved.min(all), moved.max(all))),
         _ => bail!("upload says no numbers: {said}"),
@@ -220,11 +223,20 @@ impl Load {
         // Translated guests on a busy host may be slow; they may not fail.
         let timeout = Duration::from_secs(20);
         let keep = |connections, pause| {
-            let options = KeepAliveOptions { netns: netns.clone(), connections, pause, timeout, ..KeepAliveOptions::new(target) };
+            let options =
+                KeepAliveOptions { netns: netns.clone(), connections, pause, timeout, ..KeepAliveOptions::new(target) };
             KeepAlive::start(options)
         };
-        let steady = SteadyOptions { netns: netns.clone(), rate: 5, timeout, prompt: timeout, ..SteadyOptions::new(target) };
-        let downloads = TransfersOptions { netns: netns.clone(), transfers: 1, bytes: 20 << 20, bytes_per_s: 1 << 20, timeout, ..TransfersOptions::new(target) };
+        let steady =
+            SteadyOptions { netns: netns.clone(), rate: 5, timeout, prompt: timeout, ..SteadyOptions::new(target) };
+        let downloads = TransfersOptions {
+            netns: netns.clone(),
+            transfers: 1,
+            bytes: 20 << 20,
+            bytes_per_s: 1 << 20,
+            timeout,
+            ..TransfersOptions::new(target)
+        };
         Ok(Load {
             steady: Steady::start(steady)?,
             busy: keep(10, Duration::from_millis(500))?,
@@ -238,8 +250,14 @@ impl Load {
     pub fn finish(self, seconds: f64, bytes_moved: Vec<u64>, bundle_bytes: Vec<u64>) -> Summary {
         let window = Window::new(self.from_ns, now_ns());
         let steady = self.steady.report(window);
-        let (busy, slow, downloads) = (self.busy.report(window), self.slow.report(window), self.downloads.report(window));
-        for (who, failures) in [("one connection a request", &steady.failures), ("kept", &busy.failures), ("kept, slow", &slow.failures), ("downloads", &downloads.failures)] {
+        let (busy, slow, downloads) =
+            (self.busy.report(window), self.slow.report(window), self.downloads.report(window));
+        for (who, failures) in [
+            ("one connection a request", &steady.failures),
+            ("kept", &busy.failures),
+            ("kept, slow", &slow.failures),
+            ("downloads", &downloads.failures),
+        ] {
             if !failures.is_empty() {
                 say(&format!("{who}: {failures:?}"));
             }

@@ -62,9 +62,10 @@ pub enum UpgradeCommand {
         to: Option<String>,
     },
     /// The other end of `upload --to`.
-    #[command(hide = true)]
+    #[command(hide = true, after_long_help = examples(&[("ssh admin@node-b trilith upgrade receive", "What upload --to runs.")]))]
     Receive,
     /// Explain a bundle without trusting it.
+    #[command(after_long_help = examples(&[("trilith upgrade inspect trilith-1.5.0.bundle", "Who signed it, what is in it, what changes.")]))]
     Inspect {
         /// The bundle's file.
         file: PathBuf,
@@ -76,6 +77,7 @@ pub enum UpgradeCommand {
         json: bool,
     },
     /// Show the rollout in progress, what the nodes run, and what is banned.
+    #[command(after_long_help = examples(&[("trilith upgrade status --wait", "Watch it to its end.")]))]
     Status {
         /// Show every change until the rollout has ended.
         #[arg(long)]
@@ -85,28 +87,35 @@ pub enum UpgradeCommand {
         json: bool,
     },
     /// Hold the rollout: the node whose turn it is goes back into service if it still can.
+    #[command(after_long_help = examples(&[("trilith upgrade pause", "No further node is touched.")]))]
     Pause,
     /// Go on with a rollout that is paused or has halted.
+    #[command(after_long_help = examples(&[("trilith upgrade resume", "What failed is tried again.")]))]
     Resume,
     /// Take the rollout back: nodes that have the new version return to the old one, one at a time.
+    #[command(after_long_help = examples(&[("trilith upgrade abort", "Return to the old version.")]))]
     Abort,
     /// Return all nodes to the version that they ran before.
+    #[command(after_long_help = examples(&[("trilith upgrade rollback", "It is in the other slot of every node.")]))]
     Rollback {
         #[command(flatten)]
         options: OptionArgs,
     },
     /// Show the rollouts of the past, with their reasons.
+    #[command(after_long_help = examples(&[("trilith upgrade history", "What was done, when and why.")]))]
     History {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Forget a bundle; all nodes delete their copies.
+    #[command(after_long_help = examples(&[("trilith upgrade remove 1.4.0", "Make room.")]))]
     Remove {
         /// VERSION or SERVICE@VERSION.
         release: Release,
     },
     /// Let a banned version be tried again.
+    #[command(after_long_help = examples(&[("trilith upgrade unban 1.5.0", "What it failed of is mended.")]))]
     Unban {
         /// VERSION or SERVICE@VERSION.
         release: Release,

@@ -83,7 +83,7 @@ impl Came {
         let mut complaints = self.changes.clone();
         // The sender takes a whole core of the machine that the nodes run on as well: that a lease follows the lateness which comes of
         // that is no effect of the datagrams.
-        complaints.extend(self.decisions.iter().filter(|it| !it.contains(": the lease is ")).cloned());
+        complaints.extend(self.decisions.iter().filter(|it| !it.contains("the lease is ")).cloned());
         let grown = self.rss_mib_peak - self.rss_mib_before;
         let asked = self.status_asked;
         for (wrong, complaint) in [

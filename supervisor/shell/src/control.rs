@@ -20,8 +20,8 @@ mod power;
 mod server;
 
 pub use power::{Power, successors};
-pub(crate) use server::listen;
 pub use server::start;
+pub(crate) use server::{accept, listen};
 
 /// Version of the protocol. Command and supervisor are one binary, so they differ only while it is being replaced.
 pub const VERSION: u32 = 1;

@@ -29,6 +29,7 @@ use trilith_core::set::State;
 use trilith_core::time::Time;
 use trilith_raft::{Inbound, Options, Replica, Rhythm};
 
+use crate::control::MAX_CONNECTIONS;
 use crate::{disk, notices, notify, paths};
 
 mod deeds;
@@ -71,7 +72,7 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
     let record = Record::read(paths::COORDINATOR.as_ref())?;
     let mut world = World::new(&settings, &name, &config, record);
     let mut deeds = Deeds::new(replica.clone(), settings.clone(), me, config);
-    let (asked_tx, mut asked) = mpsc::channel(server::MAX_CONNECTIONS);
+    let (asked_tx, mut asked) = mpsc::channel(MAX_CONNECTIONS);
     server::start(paths::COORDINATOR_SOCKET.as_ref(), asked_tx)?;
     tokio::spawn(peers::serve(inbound, world.status()));
     let mut agent = Agent::new(&name, Planted::default());

@@ -180,11 +180,19 @@ pub fn read_record(path: &Path) -> (DiskRecord, Option<String>) {
 /// # Errors
 /// Which step failed, on which file. The old record is then still in place.
 pub fn write_record(path: &Path, record: &DiskRecord) -> anyhow::Result<()> {
-    let Some(folder) = path.parent() else { bail!("record {} lies in no folder", path.display()) };
+    replace(path, &record.encode())
+}
+
+/// Puts a file in the place of another, durably, whole or not at all.
+///
+/// # Errors
+/// Which step failed, on which file. The old file is then still in place.
+pub fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let Some(folder) = path.parent() else { bail!("{} lies in no folder", path.display()) };
     let beside = path.with_extension("new");
     let written = (|| -> io::Result<()> {
         let mut file = File::create(&beside)?;
-        file.write_all(&record.encode())?;
+        file.write_all(bytes)?;
         file.sync_all()
     })();
     written.with_context(|| format!("writing {}", beside.display()))?;

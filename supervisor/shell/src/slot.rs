@@ -13,7 +13,7 @@ use trilith_bundle::{Hash, Keys, Store, Verified};
 use trilith_core::set::{Release, Version};
 use trilith_core::slots::{Slot, Slots, Step};
 
-use crate::{paths, version};
+use crate::{disk, paths, version};
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +100,8 @@ pub fn run(deed: Deed) -> Result<()> {
     let result = carry(deed, &mut slots);
     let error = result.as_ref().err().map(|error| format!("{error:#}"));
     let outcome = Outcome { deed: deed.to_string(), error, slots };
-    write(Path::new(paths::SLOTS), &outcome).and(result)
+    let text = serde_json::to_vec_pretty(&outcome).context("writing JSON")?;
+    disk::replace(Path::new(paths::SLOTS), &text).and(result)
 }
 
 /// What the last deed came to; nothing before the first.
@@ -178,12 +179,8 @@ pub fn root_hash(command_line: &str) -> Result<Hash> {
 }
 
 fn partitions(mountinfo: &str, sys: &Path) -> Result<(SlotDevices, Slot)> {
-    let root = mountinfo.lines().rev().map(|line| line.split(' ').collect::<Vec<_>>());
-    let root = root.into_iter().find(|fields| fields.get(4) == Some(&"/")).and_then(|fields| fields.get(2).copied());
-    let root = sys.join("dev/block").join(root.context("/proc/self/mountinfo has no /")?);
-    let slaves = fs::read_dir(root.join("slaves")).context("the root is on no slot")?;
-    for slave in slaves.flatten() {
-        let slave = slave.path().canonicalize()?;
+    for slave in under_root(mountinfo, sys).context("the root is on no slot")? {
+        let slave = slave.canonicalize()?;
         let running = match fact(&slave, "PARTNAME").as_deref() {
             Some("root-a" | "verity-a") => Slot::A,
             Some("root-b" | "verity-b") => Slot::B,
@@ -208,22 +205,24 @@ fn partitions(mountinfo: &str, sys: &Path) -> Result<(SlotDevices, Slot)> {
     bail!("the root is on no slot, so there is nothing to switch to: this is no appliance's disk")
 }
 
+/// The devices under the root's dm-verity, in `/sys`; nothing when the root is on no such device.
+pub fn under_root(mountinfo: &str, sys: &Path) -> Option<Vec<PathBuf>> {
+    let mounts = mountinfo.lines().rev().map(|line| line.split(' ').collect::<Vec<_>>());
+    let number = mounts.into_iter().find(|fields| fields.get(4) == Some(&"/"))?.get(2)?.to_string();
+    let slaves = fs::read_dir(sys.join("dev/block").join(number).join("slaves")).ok()?;
+    Some(slaves.flatten().map(|slave| slave.path()).collect())
+}
+
 /// A fact of a block device's uevent(8).
 fn fact(device: &Path, key: &str) -> Option<String> {
     let text = fs::read_to_string(device.join("uevent")).ok()?;
     text.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix('=')?.to_owned()))
 }
 
-fn write(path: &Path, outcome: &Outcome) -> Result<()> {
-    let text = serde_json::to_string_pretty(outcome).context("writing JSON")?;
-    let next = path.with_extension("new");
-    fs::write(&next, text).and_then(|()| fs::rename(&next, path)).with_context(|| path.display().to_string())
-}
-
 /// What this machine runs, for a coordinator that knows no slots: in a laboratory.
 pub fn running_version() -> Version {
     let [major, minor, patch] = version::running();
-    format!("{major}.{minor}.{patch}").parse().unwrap_or_default()
+    Version::new(major, minor, patch)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::path::Path;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
+use crate::slot::under_root;
+
 /// One network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
@@ -114,12 +116,9 @@ fn efi_string(path: &Path) -> Option<String> {
 
 /// The slot under the root's dm-verity: its partitions are the second and third of the disk for A, the next two for B.
 fn slot(mountinfo: &str, sys: &Path) -> Option<char> {
-    let root = mountinfo.lines().rev().map(|line| line.split(' ').collect::<Vec<_>>());
-    let device = root.into_iter().find(|fields| fields.get(4) == Some(&"/"))?.get(2)?.to_string();
-    let slaves = fs::read_dir(sys.join("dev/block").join(device).join("slaves")).ok()?;
-    let numbers = slaves
-        .flatten()
-        .filter_map(|slave| fs::read_to_string(slave.path().join("partition")).ok()?.trim().parse::<u32>().ok());
+    let numbers = under_root(mountinfo, sys)?;
+    let numbers =
+        numbers.iter().filter_map(|slave| fs::read_to_string(slave.join("partition")).ok()?.trim().parse::<u32>().ok());
     match numbers.min()? {
         2 | 3 => Some('A'),
         4 | 5 => Some('B'),

@@ -28,7 +28,10 @@ type Exchange = (Request, oneshot::Sender<Response>);
 pub fn start(path: &Path, requests: mpsc::Sender<Exchange>) -> anyhow::Result<()> {
     let group = admin_group();
     let listener = listen(path, group)?;
-    tokio::spawn(accept(listener, group, requests));
+    tokio::spawn(accept(listener, group, move |stream, peer| {
+        let requests = requests.clone();
+        async move { serve(stream, peer, &requests).await }
+    }));
     Ok(())
 }
 
@@ -66,7 +69,12 @@ pub(crate) fn listen(path: &Path, group: Option<Gid>) -> anyhow::Result<UnixList
     Ok(listener)
 }
 
-async fn accept(listener: UnixListener, group: Option<Gid>, requests: mpsc::Sender<Exchange>) {
+/// Accepts connections of those who may ask, at most [`MAX_CONNECTIONS`] at a time, until the runtime ends.
+pub(crate) async fn accept<F: Future<Output = io::Result<()>> + Send + 'static>(
+    listener: UnixListener,
+    group: Option<Gid>,
+    serve: impl Fn(UnixStream, Peer) -> F,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -79,9 +87,9 @@ async fn accept(listener: UnixListener, group: Option<Gid>, requests: mpsc::Send
                         continue;
                     }
                 };
-                let requests = requests.clone();
+                let served = serve(stream, peer);
                 tokio::spawn(async move {
-                    if let Err(error) = serve(stream, peer, &requests).await {
+                    if let Err(error) = served.await {
                         tracing::debug!("control connection ended: {error}");
                     }
                     drop(place);

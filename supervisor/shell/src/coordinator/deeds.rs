@@ -15,13 +15,12 @@ use trilith_core::set::{Ask, Document, Kind, Release, Request, State};
 use trilith_core::slots::Slot;
 use trilith_raft::{Health, ProposeError, Replica};
 
-use super::record::replace;
 use super::sight::{World, now_utc};
 use super::{peers, server};
 use crate::control::client::ask;
 use crate::control::{self, Response, successors};
 use crate::slot::{self, Deed};
-use crate::{paths, systemd};
+use crate::{disk, paths, systemd};
 
 /// How long a deed on the slots may take: writing and reading back a system on a slow disk.
 const SLOT_PATIENCE: Duration = Duration::from_secs(600);
@@ -47,8 +46,6 @@ pub struct Deeds {
 enum End {
     Job(Result<(), String>),
     Deed(Act, Result<(), String>),
-    /// A bundle came in from an operator.
-    Uploaded,
 }
 
 impl Deeds {
@@ -153,7 +150,6 @@ impl Deeds {
                 }
                 self.take_in(act, result, world);
             }
-            End::Uploaded => {}
         }
     }
 
@@ -243,8 +239,7 @@ impl Deeds {
     fn adopt(&mut self, document: &Document, trial: bool, world: &mut World) -> Result<(), String> {
         let name = format!("document {}", document.version);
         config::parse(&document.text, &name).map_err(|error| error.to_string())?;
-        replace(&self.document, document.text.as_bytes())
-            .map_err(|error| format!("{}: {error}", self.document.display()))?;
+        disk::replace(&self.document, document.text.as_bytes()).map_err(|error| format!("{error:#}"))?;
         let version = document.version;
         if !world.note(|record| (record.config, record.config_trial) = (version, trial)) {
             return Err(format!("{} can't be written", paths::COORDINATOR));
@@ -272,15 +267,7 @@ impl Deeds {
 
     /// Serves an operator.
     pub fn serve(&self, asked: server::Asked, state: &Arc<State>, health: &Health, world: &World) {
-        let ends = self.ends.clone();
-        let (done, uploaded) = server::serve(asked, self, state, health, world);
-        tokio::spawn(async move {
-            done.await;
-            if uploaded {
-                // The catalogue follows at once, instead of with the next look.
-                _ = ends.send(End::Uploaded);
-            }
-        });
+        tokio::spawn(server::serve(asked, self, state, health, world));
     }
 
     fn start_job(&mut self, job: impl Future<Output = Result<(), String>> + Send + 'static) {

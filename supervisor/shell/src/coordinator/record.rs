@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use trilith_core::rollout::Failure;
 use trilith_core::set::Version;
+
+use crate::disk;
 
 /// The record. Unknown fields are skipped, missing ones have defaults, so versions N and N+1 read each other's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,28 +53,15 @@ impl Record {
     ///
     /// # Errors
     /// The disk does not take it: then nothing has changed.
-    pub fn change(&mut self, change: impl FnOnce(&mut Record)) -> io::Result<()> {
+    pub fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<()> {
         let mut next = self.clone();
         change(&mut next);
         if next != *self {
-            replace(&self.path, &serde_json::to_vec_pretty(&next)?)?;
+            disk::replace(&self.path, &serde_json::to_vec_pretty(&next)?)?;
             *self = next;
         }
         Ok(())
     }
-}
-
-/// Puts a file in the place of another, whole or not at all.
-///
-/// # Errors
-/// The disk does not take it.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let next = path.with_extension("new");
-    let mut file = fs::File::create(&next)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&next, path)?;
-    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 #[cfg(test)]

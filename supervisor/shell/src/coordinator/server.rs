@@ -5,7 +5,6 @@
 //! and a last answer.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{info, warn};
 use trilith_bundle::{Context, Failure, Room, Store, Verified, transfer};
@@ -24,12 +23,10 @@ use trilith_raft::{Health, ProposeError, Replica};
 
 use super::deeds::{Deeds, have, utc_or_now};
 use super::sight::World;
-use crate::control::{listen, peer};
+use crate::control::{accept, listen, peer};
 use crate::paths;
 use crate::slot;
 
-/// Requests at one time; more wait in the socket's queue.
-pub const MAX_CONNECTIONS: usize = 16;
 /// Version of the protocol.
 pub const VERSION: u32 = 1;
 /// The longest request: a document, escaped.
@@ -140,31 +137,15 @@ pub struct Asked {
 pub fn start(path: &Path, requests: mpsc::Sender<Asked>) -> Result<()> {
     let group = peer::admin_group();
     let listener = listen(path, group)?;
-    tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        while let Ok(place) = places.clone().acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, _)) => match peer::Peer::of(stream.as_fd(), group) {
-                    Ok(_) => {
-                        let requests = requests.clone();
-                        tokio::spawn(async move {
-                            if let Ok(asked) = read(stream).await {
-                                // The coordinator is going down: whoever asked sees the connection close.
-                                _ = requests.send(asked).await;
-                            }
-                            drop(place);
-                        });
-                    }
-                    Err(error) => warn!("connection refused: {error}"),
-                },
-                Err(error) => {
-                    // Out of files or memory: the condition can't be awaited, and asking again at once would take the CPU.
-                    warn!("accepting a connection failed: {error}");
-                    tokio::time::sleep(PATIENCE).await;
-                }
-            }
+    tokio::spawn(accept(listener, group, move |stream, _| {
+        let requests = requests.clone();
+        async move {
+            let asked = read(stream).await?;
+            // The coordinator is going down: whoever asked sees the connection close.
+            _ = requests.send(asked).await;
+            Ok(())
         }
-    });
+    }));
     Ok(())
 }
 
@@ -190,14 +171,14 @@ async fn write(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
     timeout(PATIENCE, stream.write_all(&line)).await?
 }
 
-/// Answers a request: what to await for it, and whether it brings a bundle.
+/// Answers a request: what to await for it.
 pub fn serve(
     asked: Asked,
     deeds: &Deeds,
     state: &Arc<State>,
     health: &Health,
     world: &World,
-) -> (impl Future<Output = ()> + Send + use<>, bool) {
+) -> impl Future<Output = ()> + Send + use<> {
     let Asked { request, mut stream } = asked;
     let (replica, utc) = (deeds.replica.clone(), world.utc());
     let (name, state) = (deeds.name(), state.clone());
@@ -210,9 +191,8 @@ pub fn serve(
         }
         _ => None,
     };
-    let uploads = matches!(request, Request::Upload);
     let now = utc_or_now(world);
-    let answered = async move {
+    async move {
         let answer = match (at_once, request) {
             (Some(answer), _) => answer,
             (None, Request::Propose(ask)) => propose(&replica, utc, ask).await,
@@ -236,8 +216,7 @@ pub fn serve(
             // What was asked is done all the same.
             warn!("the answer was not taken: {error}");
         }
-    };
-    (answered, uploads)
+    }
 }
 
 /// What about the rollout in progress needs an operator; nothing while all goes well.

@@ -116,7 +116,7 @@ impl World {
     pub fn note(&mut self, change: impl FnOnce(&mut Record)) -> bool {
         let result = self.record.change(change);
         if let Err(error) = &result {
-            warn!("{}: {error}", paths::COORDINATOR);
+            warn!("{error:#}");
         }
         result.is_ok()
     }

@@ -73,9 +73,8 @@ pub fn start(
     let port = settings.set.peer_port;
     let addresses: Vec<SocketAddr> = settings.nodes.iter().map(|node| SocketAddr::new(node.address, port)).collect();
     let own = addresses[usize::from(me.0)];
-    steer::try_alone(own).with_context(|| format!("peer port {own} of node {}", settings.node_name(me)))?;
     let sockets = Sockets::bind(own, me, &addresses)
-        .with_context(|| format!("sockets at {own} for the peers of node {}", settings.node_name(me)))?;
+        .with_context(|| format!("peer port {own} of node {}", settings.node_name(me)))?;
     let sockets = Arc::new(sockets);
     let set = &settings.set.name;
     let channel = Channel {

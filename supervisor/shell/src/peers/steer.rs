@@ -5,31 +5,12 @@ use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use trilith_core::config::NodeId;
 use trilith_core::wire::{HEADER, MAX_DATAGRAM, ROUTINE, Session, VERSION_AT};
-
-/// Binds the port alone for a moment: nobody else may have it.
-///
-/// # Errors
-///
-/// When another process has it. An address that this machine does not have only warns.
-pub(super) fn try_alone(own: SocketAddr) -> anyhow::Result<()> {
-    match std::net::UdpSocket::bind(own) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-            tracing::warn!("this machine does not have {} now: no peer is heard before it has", own.ip());
-            Ok(())
-        }
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            Err(error).context("another process has it; is a supervisor running already?")
-        }
-        Err(error) => Err(error.into()),
-    }
-}
 
 /// All sockets of the peer port. Their order of binding is their number in [`program`].
 pub(super) struct Sockets {
@@ -48,24 +29,43 @@ impl Sockets {
     ///
     /// # Errors
     ///
-    /// What the kernel refuses, and to what end it was asked.
+    /// When another process has the port; what else the kernel refuses, and to what end it was asked. An address that this
+    /// machine does not have only warns.
     pub(super) fn bind(own: SocketAddr, me: NodeId, nodes: &[SocketAddr]) -> anyhow::Result<Sockets> {
         let filter = filter(me, nodes);
-        let bind = |room: usize| -> anyhow::Result<std::net::UdpSocket> {
+        let open = |room: usize| -> anyhow::Result<Socket> {
             let socket = plain(own)?;
-            socket.set_reuse_port(true).context("SO_REUSEPORT")?;
             socket.set_recv_buffer_size(room).context("SO_RCVBUF")?;
             // Before the socket is bound, so that nothing unfiltered can be in its queue.
             attach(&socket, libc::SO_ATTACH_FILTER, &filter).context("SO_ATTACH_FILTER")?;
+            Ok(socket)
+        };
+        let join = || -> anyhow::Result<std::net::UdpSocket> {
+            let socket = open(QUEUE_BYTES)?;
+            socket.set_reuse_port(true).context("SO_REUSEPORT")?;
             socket.bind(&own.into()).with_context(|| format!("bind to {own}"))?;
             Ok(socket.into())
         };
-        let waking = (0..=nodes.len()).map(|index| {
-            let socket = bind(if index == LOBBY { LOBBY_BYTES } else { QUEUE_BYTES })?;
-            UdpSocket::from_std(socket).context("register with the event loop")
-        });
-        let waking = waking.collect::<anyhow::Result<_>>()?;
-        let routine = nodes.iter().map(|_| bind(QUEUE_BYTES)).collect::<anyhow::Result<_>>()?;
+        if std::net::UdpSocket::bind((own.ip(), 0)).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+        {
+            tracing::warn!("this machine does not have {} now: no peer is heard before it has", own.ip());
+        }
+        // The lobby binds the port alone, so that nobody else has it, and then shares it with the others of this process.
+        let lobby = open(LOBBY_BYTES)?;
+        lobby.bind(&own.into()).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                anyhow!(error).context("another process has it; is a supervisor running already?")
+            }
+            _ => anyhow!(error).context(format!("bind to {own}")),
+        })?;
+        lobby.set_reuse_port(true).context("SO_REUSEPORT")?;
+        let mut waking = vec![lobby.into()];
+        for _ in nodes {
+            waking.push(join()?);
+        }
+        let waking = waking.into_iter().map(UdpSocket::from_std).collect::<io::Result<_>>();
+        let waking = waking.context("register with the event loop")?;
+        let routine = nodes.iter().map(|_| join()).collect::<anyhow::Result<_>>()?;
         let sockets = Sockets { waking, routine };
         sockets.steer(&[], false).context("SO_ATTACH_REUSEPORT_CBPF")?;
         Ok(sockets)

@@ -5,6 +5,7 @@ set positional-arguments
 
 lab := "target/release/trilith-lab"
 trio := "target/release/trilith-trio"
+sim := "target/release/trilith-sim"
 
 # List the recipes.
 default:
@@ -19,7 +20,8 @@ check: setup licences
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- --deny warnings
     cargo test --workspace --quiet
-    cargo run --profile sim --quiet --package trilith-sim -- 2000
+    cargo build --release --quiet --workspace --bin trilith-sim
+    {{ sim }} 2000
 
 # The licences of all dependencies against the list under review. (Advisories need a database from outside: not here.)
 licences:
@@ -27,26 +29,29 @@ licences:
         | sort --unique | diff tests/budgets/licences - \
         || { echo "licences: the dependencies' licences differ from tests/budgets/licences: review, then record them there" >&2; exit 1; }
 
-# Everything that check does, then the laboratory's own tests.
+# Everything that check does, then the laboratory's own tests. (Of the whole workspace, as the programs are built: a package alone has
+# other features of its libraries, and all would be compiled again.)
 test: check root binaries
-    cargo test --release --package trilith-lab --test laboratory -- --ignored --test-threads 1
+    cargo test --release --workspace --test laboratory -- --ignored --test-threads 1
 
 # Three nodes, clients on the VIP, faults, and what the clients see.
 demo *args: root binaries
     @{{ lab }} demo "$@"
 
-# The laboratory: up [--peer] | down | status | shell NODE | client [CMD…].
+# The laboratory: up [--peer] | down | status | shell NODE | client [CMD…] | config-roll [--changes N].
 lab *args: setup
     @if [ "${1:-}" = up ] || [ ! -x {{ lab }} ]; then {{ just_executable() }} binaries; fi
     @{{ lab }} lab "$@"
 
 # Simulate that many seeds, or one seed again: sim 100000, sim --seed 8361.
 sim *args:
-    @cargo run --profile sim --quiet --package trilith-sim -- "$@"
+    @cargo build --release --quiet --workspace --bin trilith-sim
+    @{{ sim }} "$@"
 
-# Three virtual machines: up | down | status | console NODE | ssh NODE | power-cut NODE | pause NODE [SECONDS] | test [--long].
+# Three virtual machines: up | down | status | console NODE | ssh NODE | power-cut NODE | pause NODE [SECONDS] | test [--long] |
+# upgrade [VERSION…] | bad-upgrades [WAY…]. The last line of the latter two is one JSON object.
 trio *args: setup
-    @if [ "${1:-}" = up ] || [ "${1:-}" = test ] || [ ! -x {{ trio }} ]; then {{ just_executable() }} binaries; fi
+    @case "${1:-}" in up | test | upgrade | bad-upgrades) {{ just_executable() }} binaries ;; *) [ -x {{ trio }} ] || {{ just_executable() }} binaries ;; esac
     @if [ "${1:-}" = test ]; then tests/trio/run "${@:2}"; else {{ trio }} "$@"; fi
 
 # Measure: handover | failover | faults | proxy | idle | forged | boot. The last line is one JSON object.

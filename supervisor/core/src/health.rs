@@ -9,7 +9,8 @@ use crate::config::{MAX_VIPS, VipId};
 use crate::event::Probe;
 use crate::time::Time;
 
-/// How long the outside may take to answer a probe.
+/// How long the outside may take to answer a probe; HAProxy may take longer where leases are long
+/// ([`crate::config::LeaseBounds::slowness`]).
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Between two requests through the VIP on `lo`; after a miss the next follows at once.
 pub const FRONT_EVERY: Duration = Duration::from_secs(1);
@@ -21,12 +22,16 @@ pub const FRONT_FALL: u8 = 2;
 pub const GATEWAY_FALL: u8 = 3;
 /// Answers in a row after which either counts as back.
 pub const RISE: u8 = 2;
-/// A HAProxy that is active but silent for so long is killed, so that systemd starts it anew.
-pub const HUNG_AFTER: Duration = Duration::from_secs(2);
+/// A HAProxy that is active but silent for so long is killed, so that systemd starts it anew. Its VIPs have long gone elsewhere by
+/// then, so there is no hurry; but one that is only slow still answers those whom it has, and a kill would break them.
+pub const HUNG_AFTER: Duration = Duration::from_secs(5);
 /// A refused VIP address is forgiven after so long, so that it is tried again.
 pub const ADDRESS_FORGIVEN: Duration = Duration::from_secs(5);
-/// A unit that is down, or was killed, gets so long to come back before it is started again.
+/// A unit that is down, or was killed, gets so long to come back before it is started again; twice as long after each try in
+/// a row, [`MOST_DOUBLINGS`] times at most.
 pub const UNIT_PATIENCE: Duration = Duration::from_secs(2);
+/// See [`UNIT_PATIENCE`]: 64 s in the end.
+pub const MOST_DOUBLINGS: u32 = 5;
 
 /// Whether a node may own a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -199,6 +204,11 @@ impl Health {
     /// When the gateway last answered.
     pub fn gateway_at(&self) -> Option<Time> {
         self.gateway_at
+    }
+
+    /// The last word on HAProxy's answers is that there are none, or there is no word yet.
+    pub fn silent(&self) -> bool {
+        self.front.up != Some(true)
     }
 
     /// HAProxy is active but has been silent for longer than [`HUNG_AFTER`].

@@ -20,7 +20,7 @@ use crate::command::{BackendState, Command, Deed, Ring};
 use crate::config::{NodeId, Settings, VipId};
 use crate::decision::Decision;
 use crate::event::{Event, Probe, Unit};
-use crate::health::{Fitness, Health, Reason, UNIT_PATIENCE};
+use crate::health::{Fitness, Health, MOST_DOUBLINGS, Reason, UNIT_PATIENCE};
 use crate::peer::{Own, Peer};
 use crate::plant::{Bug, Planted};
 use crate::time::Time;
@@ -78,6 +78,8 @@ pub struct Node {
     durable: DiskRecord,
     kernel_due: Vec<Time>,
     unit_due: Time,
+    /// How often in a row HAProxy was started or killed without coming back.
+    unit_tries: u32,
     ask: Option<Ask>,
     ask_serial: u32,
     tickets: Vec<Ticket>,
@@ -140,6 +142,7 @@ impl Node {
             durable: record,
             kernel_due: settings.nodes.iter().map(|_| now).collect(),
             unit_due: now,
+            unit_tries: 0,
             ask: None,
             ask_serial: 0,
             tickets: Vec::new(),
@@ -188,7 +191,7 @@ impl Node {
             Event::Unit { unit: Unit::Haproxy, active } => {
                 // One that has just died is left to systemd for a while; one that never ran is started at once.
                 if !active && self.health.haproxy == Some(true) {
-                    self.unit_due = now + UNIT_PATIENCE;
+                    self.unit_due = now + self.unit_patience();
                 }
                 self.health.haproxy_active(now, active);
             }
@@ -476,16 +479,27 @@ impl Node {
         }
         // Out of service, HAProxy may end its connections and itself in peace (a rollout asks it to).
         if now >= self.unit_due && self.health.relay == Some(true) && !self.health.drained {
-            if self.health.haproxy == Some(false) {
-                self.unit_due = now + UNIT_PATIENCE;
-                out.push(Command::Start(Unit::Haproxy));
-                self.log(out, Decision::UnitRestart { why: Reason::HaproxyDown });
+            let (command, why) = if self.health.haproxy == Some(false) {
+                (Command::Start(Unit::Haproxy), Reason::HaproxyDown)
             } else if self.health.hung(now) {
-                self.unit_due = now + UNIT_PATIENCE;
-                out.push(Command::Restart(Unit::Haproxy));
-                self.log(out, Decision::UnitRestart { why: Reason::FrontSilent });
-            }
+                (Command::Restart(Unit::Haproxy), Reason::FrontSilent)
+            } else {
+                if self.health.haproxy == Some(true) && !self.health.silent() {
+                    self.unit_tries = 0;
+                }
+                return;
+            };
+            self.unit_tries = self.unit_tries.saturating_add(1);
+            self.unit_due = now + self.unit_patience();
+            out.push(command);
+            self.log(out, Decision::UnitRestart { why });
         }
+    }
+
+    /// Twice as long after each try that has not helped. On a machine that is too slow a start takes longer than usual, and
+    /// whoever kills what has only just started never sees it run.
+    fn unit_patience(&self) -> Duration {
+        UNIT_PATIENCE * (1 << self.unit_tries.saturating_sub(1).min(MOST_DOUBLINGS))
     }
 
     fn log(&self, out: &mut Vec<Command>, decision: Decision) {

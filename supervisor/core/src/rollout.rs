@@ -47,8 +47,14 @@ pub const RETRY: Duration = Duration::from_secs(10);
 pub const TRIES: u32 = 3;
 /// A node must be seen serving for so long, without a break, before what it runs counts as good.
 pub const SETTLE: Duration = Duration::from_secs(15);
+/// The same for a document or a service: only a process starts anew, so what is wrong with it shows sooner.
+pub const RESTART_SETTLE: Duration = Duration::from_secs(5);
+/// A bundle that is on the disk and not in the catalogue is deleted after so long: one that has just come in is not there yet.
+pub const ORPHAN: Duration = Duration::from_secs(60);
 /// What runs on trial has so long from its start to be seen serving.
 pub const TRIAL: Duration = Duration::from_secs(300);
+/// The same for a document or a service.
+pub const RESTART_TRIAL: Duration = Duration::from_secs(60);
 /// Another node that does not serve for so long, while one is out of service, pauses the rollout. Until then the node whose turn it
 /// is only refrains from leaving service.
 pub const FLICKER: Duration = Duration::from_secs(5);
@@ -116,6 +122,8 @@ pub struct Own {
     pub job: Job,
     /// The peers that say they see this node serve with what it runs now.
     pub seen_by: BTreeSet<String>,
+    /// Why it would serve badly, by what its own HAProxy finds: a service that does not answer here. A drain is no such reason.
+    pub ails: Option<String>,
 }
 
 /// Something that a node was to run, and why it does not.
@@ -223,6 +231,8 @@ pub struct Agent {
     draining: Since<()>,
     /// Since when this node does not run what it should.
     astray: Since<()>,
+    /// Since when these bundles are on this node's disk and not in the catalogue.
+    orphans: Since<BTreeSet<Release>>,
     /// The job that is being tried, for which rollout; how often, and when next.
     job: Option<(u64, Act)>,
     tries: u32,
@@ -248,6 +258,7 @@ impl Agent {
             sick: Since::default(),
             draining: Since::default(),
             astray: Since::default(),
+            orphans: Since::default(),
             job: None,
             tries: 0,
             next_try: Time::ZERO,
@@ -259,7 +270,7 @@ impl Agent {
     pub fn step(&mut self, now: Time, sight: &Sight) -> Vec<Act> {
         self.alarm = Alarm::new(now);
         let mut wants = Vec::new();
-        self.report(sight, &mut wants);
+        self.report(now, sight, &mut wants);
         self.seen.hold(now, self.is_seen(sight).then_some(()));
         match &sight.state.rollout {
             Some(rollout) => {

@@ -72,7 +72,7 @@ pub fn render(answers: &Answers, base: &Base) -> Vec<Entry> {
     }
     let mut edited = |path: &str, text| entries.push(Entry { path: path.to_owned(), content: Content::Edited(text) });
     let accounts = Accounts::of(answers);
-    edited("/etc/group", with_lines(&base.group, &[format!("{GROUP}:x:{GID}:")]));
+    edited("/etc/group", with_lines(&base.group, &groups(&base.group, &accounts.names)));
     edited("/etc/passwd", with_lines(&base.passwd, &accounts.passwd));
     edited("/etc/shadow", with_lines(&base.shadow, &accounts.shadow));
     entries
@@ -119,6 +119,7 @@ fn certificates(answers: &Answers, base: &str) -> String {
 
 /// Lines of passwd(5) and shadow(5).
 struct Accounts {
+    names: Vec<String>,
     passwd: Vec<String>,
     shadow: Vec<String>,
 }
@@ -129,16 +130,25 @@ impl Accounts {
         let admin = User { name: ADMIN.to_owned(), ..User::default() };
         let named = answers.users.iter().find(|user| user.name == ADMIN).unwrap_or(&admin);
         let others = answers.users.iter().filter(|user| user.name != ADMIN);
-        let mut accounts = Accounts { passwd: Vec::new(), shadow: Vec::new() };
+        let mut accounts = Accounts { names: Vec::new(), passwd: Vec::new(), shadow: Vec::new() };
         for (uid, user) in (FIRST_UID..).zip(std::iter::once(named).chain(others)) {
             let User { name, gecos, password, .. } = user;
             accounts.passwd.push(format!("{name}:x:{uid}:{GID}:{gecos}:/:{SHELL}"));
             // A password that nothing can be the hash of: SSH by key goes on.
             let hash = password.as_ref().map_or("*", |hash| hash.0.as_str());
             accounts.shadow.push(format!("{name}:{hash}:::::::"));
+            accounts.names.push(name.clone());
         }
         accounts
     }
+}
+
+/// Lines of group(5): ours, and with our accounts in it the one whose members may read the journal, which the console shows.
+fn groups(base: &str, accounts: &[String]) -> Vec<String> {
+    let journal = base.lines().find(|line| line.split(':').next() == Some(JOURNAL_GROUP));
+    let number = journal.and_then(|line| line.split(':').nth(2));
+    let journal = number.map(|number| format!("{JOURNAL_GROUP}:x:{number}:{}", accounts.join(",")));
+    std::iter::once(format!("{GROUP}:x:{GID}:")).chain(journal).collect()
 }
 
 /// The lines of a file of accounts, with ours in the place of those with the same name.
@@ -157,6 +167,8 @@ fn with_lines(base: &str, ours: &[String]) -> String {
 /// The group of all accounts: it may ask the supervisor.
 const GROUP: &str = "trilith-admin";
 const GID: u32 = 900;
+/// Its members may read the journal. (systemd-journald.service(8))
+const JOURNAL_GROUP: &str = "systemd-journal";
 /// Number of the account `admin`; the others follow.
 const FIRST_UID: u32 = 900;
 /// The console is the only shell there is.
@@ -178,8 +190,16 @@ mod tests {
         let mut answers = Answers::default();
         answers.user("alice").ssh_authorized_keys = vec!["k".to_owned(), "k".to_owned()];
         answers.user("admin").password = Some(Secret("$6$salt$hash".to_owned()));
-        let base = Base { passwd: "root:x:0:0::/root:/bin/false\nadmin:x:5:5:::\n".to_owned(), ..Base::default() };
+        let base = Base {
+            passwd: "root:x:0:0::/root:/bin/false\nadmin:x:5:5:::\n".to_owned(),
+            group: "root:x:0:\nsystemd-journal:x:999:\n".to_owned(),
+            ..Base::default()
+        };
         let entries = render(&answers, &base);
+        assert_eq!(
+            text(&entries, "/etc/group"),
+            "root:x:0:\ntrilith-admin:x:900:\nsystemd-journal:x:999:admin,alice\n"
+        );
         let passwd = text(&entries, "/etc/passwd");
         assert!(passwd.starts_with("root:x:0:0:"), "{passwd}");
         assert!(passwd.contains("admin:x:900:900::/:/usr/bin/trilith-shell\nalice:x:901:900:"), "{passwd}");

@@ -18,6 +18,8 @@
 
 use std::time::Duration;
 
+use trilith_core::config::Settings;
+
 mod active;
 mod health;
 mod keeper;
@@ -66,6 +68,15 @@ pub struct Rhythm {
     pub lease: Duration,
     /// Time between two looks of the keeper.
     pub round: Duration,
+}
+
+impl Rhythm {
+    /// For a set with these leases: where they are long machines are slow, and an answer that is awaited for too short a time
+    /// costs a new connection, which makes slow machines slower.
+    pub fn of(settings: &Settings) -> Rhythm {
+        let (usual, slowness) = (Rhythm::default(), settings.set.lease.slowness());
+        Rhythm { heartbeat: usual.heartbeat * slowness, lease: usual.lease * slowness, ..usual }
+    }
 }
 
 impl Default for Rhythm {

@@ -59,12 +59,13 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
     let settings = Arc::new(state.settings);
     let (me, name) = (state.me, settings.node_name(state.me).to_owned());
     let (inbound_tx, inbound) = mpsc::channel::<Inbound>(INBOUND);
+    let rhythm = Rhythm::of(&settings);
     let options = Options {
         directory: PathBuf::from(paths::RAFT),
         settings: settings.clone(),
         me,
         secret: state.secret,
-        rhythm: Rhythm::default(),
+        rhythm,
         // A peer that finds the queue full is turned away, and comes again.
         blocks: Some(Box::new(move |connection| _ = inbound_tx.try_send(connection))),
     };
@@ -96,7 +97,7 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
             deeds.begin(act, &state, &mut world);
         }
         deeds.found(&state, &healthy, &world);
-        if deeds.leaves() {
+        if deeds.leaves() || world.given_up {
             info!("coordinator starts anew, with another document");
             break;
         }

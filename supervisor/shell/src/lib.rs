@@ -26,5 +26,6 @@ mod state;
 mod support;
 mod sysctl;
 mod systemd;
+mod trial;
 mod utc;
 mod version;

@@ -27,6 +27,8 @@ pub const HAPROXY_UNIT: &str = "haproxy.service";
 pub const COORDINATOR_SOCKET: &str = "/run/trilith/coordinator.sock";
 /// What the coordinator must not forget between runs.
 pub const COORDINATOR: &str = "/var/lib/trilith/coordinator.json";
+/// A document on trial, and the way back from it.
+pub const TRIAL: &str = "/var/lib/trilith/document-trial.json";
 /// The replicated state.
 pub const RAFT: &str = "/var/lib/trilith/raft";
 /// Bundles, each in a directory of its release.

@@ -23,6 +23,7 @@ use trilith_core::wire::Session;
 
 use crate::alarm::Alarm;
 use crate::control::{self, Asked};
+use crate::trial::Trial;
 use crate::{disk, front, haproxy, net, notices, notify, paths, peers, support, systemd, version};
 
 /// Events that may wait for the loop; a shell that finds the queue full waits.
@@ -42,6 +43,11 @@ const BATCH: usize = 32;
 pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
     let notify = notify::Notify::from_env().context("NOTIFY_SOCKET")?;
     stay_in_memory();
+    match Trial::count_start(paths::TRIAL.as_ref(), &config) {
+        Ok(None) => {}
+        Ok(Some(why)) => warn!("{why}"),
+        Err(error) => warn!("the starts with a document on trial are not counted: {error:#}"),
+    }
     let state = disk::load(&config, node.as_deref())?;
     let settings = Arc::new(state.settings);
     let me = state.me;

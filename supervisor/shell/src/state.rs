@@ -282,6 +282,10 @@ const WORTH_GROWING: u64 = 8 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use nix::errno::Errno;
+
     use super::*;
 
     /// A disk image with nothing in it, as a block device. The tests that need one do nothing for users other than root.
@@ -319,7 +323,12 @@ mod tests {
         }
 
         fn unmount(&self) {
-            nix::mount::umount(&self.at()).unwrap();
+            // A program that another test starts has copies of all open files until it executes.
+            let start = Instant::now();
+            while let Err(error) = nix::mount::umount(&self.at()) {
+                assert!(error == Errno::EBUSY && start.elapsed() < Duration::from_secs(60), "{error}");
+                std::thread::yield_now();
+            }
         }
     }
 

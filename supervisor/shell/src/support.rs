@@ -215,6 +215,10 @@ const FILES: &[(&str, &str)] = &[
 const COMMANDS: &[(&str, &[&str])] = &[
     ("journal.txt", &["journalctl", "--no-pager", "--reverse", "--lines=20000", "--output=short-iso-precise"]),
     ("units.txt", &["systemctl", "--no-pager", "--all", "list-units"]),
+    (
+        "resources.txt",
+        &["systemctl", "--no-pager", "show", "--property=Id,CPUUsageNSec,MemoryCurrent,NRestarts", "*.service"],
+    ),
     ("ip-address.txt", &["ip", "-details", "address"]),
     ("ip-link.txt", &["ip", "-statistics", "link"]),
     ("ip-route.txt", &["ip", "route", "show", "table", "all"]),

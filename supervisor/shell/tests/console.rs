@@ -132,4 +132,5 @@ fn login_shell(words: &[&str]) -> Output {
     Command::new(path).arg0("-trilith-shell").args(words).stdin(Stdio::null()).output().expect("the login shell starts")
 }
 
-const PATIENCE: Duration = Duration::from_secs(15);
+/// What comes at once comes late on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);

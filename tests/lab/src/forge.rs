@@ -332,10 +332,11 @@ mod tests {
 
     #[test]
     fn spoofed_datagrams_arrive_and_are_heard_on_the_loopback() {
-        for (from, to) in [("127.0.0.77", "127.0.0.1:21100"), ("::1", "[::1]:21100")] {
-            let (from, to): (IpAddr, SocketAddr) = (from.parse().expect("address"), to.parse().expect("address"));
+        for (from, to) in [("127.0.0.77", "127.0.0.1:0"), ("::1", "[::1]:0")] {
+            let from: IpAddr = from.parse().expect("address");
             let socket = std::net::UdpSocket::bind(to).expect("bind");
-            socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+            let to = socket.local_addr().expect("a port that was free");
+            socket.set_read_timeout(Some(Duration::from_secs(60))).expect("timeout");
             let netns = PathBuf::from("/proc/thread-self/ns/net");
             let blast = Blast { netns, to, from, sender: 1, kinds: vec![Kind::Forged], heard: Vec::new(), count: 3 };
             let report = blast.fire().expect("it is sent");

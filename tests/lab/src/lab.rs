@@ -393,6 +393,6 @@ const PORTS: [u16; 2] = [80, 9000];
 /// The first `up` of a machine holds the lock while it builds the tree.
 const LOCK_DEADLINE: Duration = Duration::from_secs(300);
 /// From the last node's readiness until the VIPs have owners and HAProxy its backends.
-const SERVING_DEADLINE: Duration = Duration::from_secs(10);
+const SERVING_DEADLINE: Duration = Duration::from_secs(60);
 /// Nobody is waited for longer on this wire.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(200);

@@ -7,6 +7,7 @@
 //! | [`switch`] | the wire between them: cut, heal, link down |
 //! | [`load`] | what clients see |
 //! | [`bench`] | what moving or losing a node costs them |
+//! | [`config_roll`] | that changes of the configuration cost them nothing |
 //! | [`demo`] | the same to look at |
 //!
 //! ```no_run
@@ -24,6 +25,7 @@
 pub mod bench;
 mod cgroup;
 pub mod command;
+pub mod config_roll;
 pub mod container;
 pub mod demo;
 pub mod forge;

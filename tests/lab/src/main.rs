@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use trilith_lab::bench::{self, Bench};
 use trilith_lab::lab::{self, Lab, Mode, OnFailure};
-use trilith_lab::{container, demo, status};
+use trilith_lab::{config_roll, container, demo, status};
 
 /// Three containers of the appliance's own root tree on one bridge, and clients that talk to the VIP.
 #[derive(Parser)]
@@ -55,6 +55,8 @@ enum LabCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Change the configuration again and again under load, for better and for worse; the last line is one JSON object.
+    ConfigRoll(config_roll::Options),
     /// A shell inside a node, or one command.
     Shell {
         /// a, b or c.
@@ -103,6 +105,7 @@ fn run_lab(command: LabCommand) -> Result<()> {
             Ok(())
         }
         LabCommand::Status { json } => status::show(&Lab::attach()?, json),
+        LabCommand::ConfigRoll(options) => config_roll::run(&options),
         LabCommand::Shell { node, command } => {
             let lab = Lab::attach()?;
             let command = or_shell(command);

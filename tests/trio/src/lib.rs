@@ -12,9 +12,12 @@
 //! | [`network`] | the wire, the clients' side of it, DHCP |
 //! | [`accel`] | KVM if it really runs a kernel |
 //! | [`tools`] | programs of the Debian 13 tools tree |
+//! | [`upgrade`] | versions that come to three machines under load |
+//! | [`bad`] | versions that break, and are left again |
 //! | [`boot`] | `bench boot`: from the kernel's start until the VIP answers |
 
 pub mod accel;
+pub mod bad;
 pub mod boot;
 pub mod cidata;
 pub mod console;

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use trilith_trio::machine::State;
 use trilith_trio::trio::{self, Trio, say};
-use trilith_trio::{boot, console, status, upgrade};
+use trilith_trio::{bad, boot, console, status, upgrade};
 
 /// Three virtual machines that boot the appliance's disk image, on one bridge, and clients that talk to the VIP.
 #[derive(Parser)]
@@ -85,6 +85,12 @@ enum Top {
         #[arg(default_values = ["0.2.0", "0.3.0"])]
         versions: Vec<String>,
     },
+    /// Give the set versions that break, and see it recover by itself; the last line is one JSON object.
+    BadUpgrades {
+        /// How they break: directories of tests/trio/bad.
+        #[arg(default_values = bad::WAYS)]
+        ways: Vec<String>,
+    },
     /// Takes machines down when their owner ends.
     #[command(hide = true)]
     Guard { id: String },
@@ -124,6 +130,7 @@ fn run(command: Top) -> Result<()> {
         Top::Resume { node } => Trio::attach()?.machine(&node)?.resume(),
         Top::Bench(Bench::Boot(options)) => boot::run(&options),
         Top::Upgrade { versions } => upgrade::run(&versions),
+        Top::BadUpgrades { ways } => bad::run(&ways),
         Top::Guard { id } => trio::guard(&id),
     }
 }

@@ -132,6 +132,17 @@ pub fn state(trio: &Trio) -> Result<Value> {
 /// # Errors
 /// When it is not within [`ROLLOUT_DEADLINE`], with the last state that was seen; at once when the rollout has halted.
 pub fn wait(trio: &Trio, what: &str, right: impl Fn(&Value) -> bool) -> Result<Value> {
+    let hold = |state: &Value| state["state"]["rollout"]["hold"].clone();
+    let state = wait_held(trio, what, |state| right(state) || hold(state)["hold"] == "halted")?;
+    ensure!(right(&state), "waiting for {what}: the rollout has halted: {}", hold(&state));
+    Ok(state)
+}
+
+/// Waits until the state of the set is as asked, also while a rollout has halted.
+///
+/// # Errors
+/// When it is not within [`ROLLOUT_DEADLINE`], with the last state that was seen.
+pub fn wait_held(trio: &Trio, what: &str, right: impl Fn(&Value) -> bool) -> Result<Value> {
     let begun = Instant::now();
     let mut notes = 0;
     let mut last = Value::Null;
@@ -143,9 +154,6 @@ pub fn wait(trio: &Trio, what: &str, right: impl Fn(&Value) -> bool) -> Result<V
             notes = said.len();
             if right(&state) {
                 return Ok(state);
-            }
-            if state["state"]["rollout"]["hold"]["hold"] == "halted" {
-                bail!("waiting for {what}: the rollout has halted: {}", state["state"]["rollout"]["hold"]);
             }
             last = state;
         }
@@ -233,14 +241,14 @@ impl Load {
             netns: netns.clone(),
             transfers: 1,
             bytes: 20 << 20,
-            bytes_per_s: 1 << 20,
+            bytes_per_s: 512 << 10,
             timeout,
             ..TransfersOptions::new(target)
         };
         Ok(Load {
             steady: Steady::start(steady)?,
-            busy: keep(10, Duration::from_millis(500))?,
-            slow: keep(100, Duration::from_secs(10))?,
+            busy: keep(10, Duration::from_secs(1))?,
+            slow: keep(100, Duration::from_secs(20))?,
             downloads: Transfers::start(downloads)?,
             from_ns: now_ns(),
         })
@@ -278,4 +286,4 @@ impl Load {
 
 /// Three boots of translated machines one after the other, with drains and settling times.
 pub const ROLLOUT_DEADLINE: Duration = Duration::from_secs(1500);
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(10);

@@ -155,6 +155,21 @@ pub struct LeaseBounds {
     pub max: Duration,
 }
 
+impl LeaseBounds {
+    /// How many times longer everything may take that waits for a machine: 1 with the default `min`, more where an operator has
+    /// said by a longer one that the set's machines, or the network between them, are slow.
+    pub fn slowness(&self) -> u32 {
+        (self.min.as_millis() / DEFAULT_LEASE.min.as_millis()).clamp(1, 100) as u32
+    }
+}
+
+/// The leases where the document says nothing.
+pub const DEFAULT_LEASE: LeaseBounds = LeaseBounds {
+    heartbeat: Duration::from_millis(40),
+    min: Duration::from_millis(100),
+    max: Duration::from_millis(500),
+};
+
 /// `[[node]]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {

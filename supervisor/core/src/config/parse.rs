@@ -10,8 +10,8 @@ use toml::de::DeTable;
 use super::fault::{ConfigError, Faults, Kind, Wrong, error, quoted};
 use super::table::Table;
 use super::{
-    Health, LeaseBounds, Lone, MAX_DOCUMENT, MAX_NODES, MAX_SERVICES, MAX_VIPS, Mode, PEER_PORT, Settings, addresses,
-    fingerprint, relations, values,
+    DEFAULT_LEASE, Health, LeaseBounds, Lone, MAX_DOCUMENT, MAX_NODES, MAX_SERVICES, MAX_VIPS, Mode, PEER_PORT,
+    Settings, addresses, fingerprint, relations, values,
 };
 
 /// Reads a document. `file_name` is only for the error.
@@ -277,11 +277,6 @@ fn syntax_error(text: &str, file_name: &str, fault: &toml::de::Error) -> ConfigE
 const HALF_HEARTBEATS_PER_LEASE: u32 = 5;
 const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(1);
 const LONGEST_LEASE: Duration = Duration::from_secs(10);
-const DEFAULT_LEASE: LeaseBounds = LeaseBounds {
-    heartbeat: Duration::from_millis(40),
-    min: Duration::from_millis(100),
-    max: Duration::from_millis(500),
-};
 const REBALANCE_AFTER: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3_600);
 const DRAIN_DEADLINE: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3_600);
 const DEFAULT_DRAIN_DEADLINE: Duration = Duration::from_secs(30);

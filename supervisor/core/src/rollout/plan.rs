@@ -1,7 +1,7 @@
 //! What a rollout would do, and what it waits for: in words, before anything is done.
 
 use super::lead::open;
-use super::{Agent, SETTLE, Seen, Sight};
+use super::{Agent, RESTART_SETTLE, SETTLE, Seen, Sight};
 use crate::plant::Planted;
 use crate::set::{Ask, Goal, Hold, Kind, Options, Phase, Request, Rollout};
 
@@ -104,11 +104,12 @@ fn turns(me: &str, sight: &Sight, rollout: &Rollout) -> Vec<String> {
         Kind::Config { version } => format!("restart the supervisor with configuration {version}"),
         Kind::Service { name, version } => format!("restart service {name} as {version}"),
     };
+    let settle = if matches!(rollout.kind, Kind::System { .. }) { SETTLE } else { RESTART_SETTLE };
     let drain = rollout.options.drain_s.map_or("by the services' deadlines".to_owned(), |s| format!("within {s} s"));
     let line = |node: &str| {
         let vips = sight.nodes.get(node).map_or(0, |seen| seen.vips);
         let hand_over = if vips > 0 { format!("hand {vips} VIP(s) over, ") } else { String::new() };
-        format!("node {node}: {hand_over}drain {drain}, {act}, be seen serving for {} s", SETTLE.as_secs())
+        format!("node {node}: {hand_over}drain {drain}, {act}, be seen serving for {} s", settle.as_secs())
     };
     left.into_iter().map(line).collect()
 }

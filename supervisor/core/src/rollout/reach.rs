@@ -48,7 +48,7 @@ impl Agent {
         let seen_by =
             sight.own.seen_by.iter().filter(|name| **name != self.me && sight.nodes.contains_key(*name)).count();
         let fit = sight.nodes.get(&self.me).is_some_and(|seen| seen.unfit.is_none());
-        fit && sight.own.drain == Drain::No && 2 * (seen_by + 1) > sight.nodes.len()
+        fit && sight.own.ails.is_none() && sight.own.drain == Drain::No && 2 * (seen_by + 1) > sight.nodes.len()
     }
 
     /// What this node should run when its turn is over.

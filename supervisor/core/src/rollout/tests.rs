@@ -136,6 +136,24 @@ fn what_runs_on_trial_is_blessed_only_when_it_was_seen_serving_for_long_enough()
 }
 
 #[test]
+fn a_document_with_which_a_service_does_not_answer_here_never_brings_the_node_back_into_service() {
+    let mut bench = Bench::idle("a");
+    let goal = Goal::Config { base: 1, text: "two".into() };
+    bench.ask(Ask::Start { token: "t".into(), goal, options: Options::default() });
+    bench.turn("a", &[Step::Draining, Step::Acting]);
+    bench.own.node.config = 2;
+    (bench.own.trial, bench.own.drain) = (Some(bench.now), Drain::Done);
+    bench.own.ails = Some("service web does not answer on this node (DOWN)".into());
+    let said = bench.pass(RESTART_TRIAL.as_secs() - 1);
+    assert!(!said.contains(&Act::Undrain) && !goes(&said, Step::Verifying), "{said:?}");
+    let reason = "after 60 s service web does not answer on this node (DOWN)".into();
+    assert!(bench.pass(1).contains(&Act::Revert { reason }));
+    bench.own.ails = None;
+    let said = bench.pass(2);
+    assert!(said.contains(&Act::Undrain) && goes(&said, Step::Verifying), "{said:?}");
+}
+
+#[test]
 fn a_node_that_hears_nobody_goes_back_by_its_own_clock() {
     let mut bench = Bench::new("a", Options::default());
     bench.turn("a", &[Step::Draining, Step::Acting]);

@@ -1,13 +1,15 @@
 //! What a node does by itself, turn or no turn: reports, stages, and gives what runs on trial its verdict.
 
-use super::{Act, Agent, DRIFT, Drain, Job, RETRY, SETTLE, Sight, TRIAL, TRIES, Target};
+use super::{Act, Agent, DRIFT, Drain, Job, ORPHAN, RESTART_TRIAL, RETRY, SETTLE, Sight, TRIAL, TRIES, Target};
 use crate::plant::Bug;
-use crate::set::{Ask, Hold, Phase, Rollout, Step};
+use crate::set::{Ask, Hold, Phase, Release, Rollout, Step};
 use crate::time::Time;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 impl Agent {
     /// Keeps the table of nodes and the catalogue true.
-    pub(super) fn report(&self, sight: &Sight, wants: &mut Vec<Act>) {
+    pub(super) fn report(&mut self, now: Time, sight: &Sight, wants: &mut Vec<Act>) {
         let (state, own) = (sight.state, sight.own);
         let known = state.nodes.get(&self.me);
         let replaced = known.is_some_and(|known| known.generation > own.node.generation);
@@ -24,8 +26,12 @@ impl Agent {
         }
         // A state that does not know this node yet is one from before: it knows nothing of bundles either.
         let fresh = sight.quorum && told;
-        let gone = own.bundles.iter().filter(|release| !state.bundles.contains_key(*release));
-        wants.extend(gone.filter(|_| fresh).map(|release| Act::Discard(release.clone())));
+        let gone = own.bundles.iter().filter(|release| fresh && !state.bundles.contains_key(*release));
+        let gone: BTreeSet<Release> = gone.cloned().collect();
+        self.orphans.hold(now, (!gone.is_empty()).then(|| gone.clone()));
+        if self.alarm.passed(self.orphans.since(), ORPHAN) {
+            wants.extend(gone.into_iter().map(Act::Discard));
+        }
     }
 
     /// Has what the rollout needs on this node's disk before anybody is drained.
@@ -82,6 +88,7 @@ impl Agent {
             return;
         }
         let free = matches!(turn, None | Some(Step::Returning));
+        let most = if sight.own.node.blessed { RESTART_TRIAL } else { TRIAL };
         if let Some(version) = self.runs_banned(sight) {
             wants.push(Act::Revert { reason: format!("{version} is banned from the set") });
             return;
@@ -94,11 +101,11 @@ impl Agent {
             && self.seen.since().is_some_and(|seen| self.alarm.passed(Some(seen.max(since)), SETTLE))
         {
             self.bless(sight, wants);
-        } else if self.alarm.passed(Some(since), TRIAL)
+        } else if self.alarm.passed(Some(since), most)
             && !wants.contains(&Act::Bless)
             && !self.planted.has(Bug::TrialForEver)
         {
-            wants.push(Act::Revert { reason: self.why_unseen(sight) });
+            wants.push(Act::Revert { reason: self.why_unseen(sight, most) });
         }
     }
 
@@ -126,8 +133,11 @@ impl Agent {
         }
     }
 
-    fn why_unseen(&self, sight: &Sight) -> String {
-        let seconds = TRIAL.as_secs();
+    fn why_unseen(&self, sight: &Sight, most: Duration) -> String {
+        let seconds = most.as_secs();
+        if let Some(ails) = &sight.own.ails {
+            return format!("after {seconds} s {ails}");
+        }
         if let Some(reason) = sight.nodes.get(&self.me).and_then(|seen| seen.unfit.as_ref()) {
             return format!("after {seconds} s it is still unfit: {reason}");
         }

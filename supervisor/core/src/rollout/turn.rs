@@ -1,8 +1,8 @@
 //! What a node does when it is its turn.
 
-use super::{Act, Agent, DRAIN, Drain, FLICKER, SETTLE, STUCK, Sight, Target};
+use super::{Act, Agent, DRAIN, Drain, FLICKER, RESTART_SETTLE, SETTLE, STUCK, Sight, Target};
 use crate::plant::Bug;
-use crate::set::{Ask, Hold, Pause, Rollout, Step};
+use crate::set::{Ask, Hold, Kind, Pause, Rollout, Step};
 use std::time::Duration;
 
 impl Agent {
@@ -32,7 +32,7 @@ impl Agent {
     }
 
     fn come_back(&mut self, sight: &Sight, rollout: &Rollout) -> Option<Act> {
-        (sight.own.trial.is_none() && self.has_settled()).then(|| self.settled(sight, rollout))
+        (sight.own.trial.is_none() && self.has_settled(rollout)).then(|| self.settled(sight, rollout))
     }
 
     /// Out of service, and over to the target; back into service when the others need this node.
@@ -57,6 +57,11 @@ impl Agent {
             _ => {}
         }
         if self.runs(sight, target) {
+            let restarts = !matches!(rollout.kind, Kind::System { .. });
+            if restarts && own.trial.is_some() && own.ails.is_some() {
+                // Its HAProxy has gone on: the node stays out of service until it would serve well, or its trial is over.
+                return;
+            }
             if own.drain != Drain::No {
                 wants.push(Act::Undrain);
             }
@@ -119,14 +124,15 @@ impl Agent {
             wants.push(self.failed(rollout, format!("it does not run {target}, and nobody knows why")));
         } else if step == Step::Verifying && runs && self.seen.since().is_some() {
             wants.push(self.go(rollout, Step::Settling));
-        } else if step == Step::Settling && runs && sight.quorum && self.has_settled() {
+        } else if step == Step::Settling && runs && sight.quorum && self.has_settled(rollout) {
             if own.trial.is_some() { self.bless(sight, wants) } else { wants.push(self.settled(sight, rollout)) }
         }
     }
 
     /// It was seen serving for long enough, and all of that since it is at this step: what was seen before the switch says nothing.
-    fn has_settled(&mut self) -> bool {
-        self.alarm.passed(self.seen.since().max(self.stands.since()), SETTLE) && self.seen.since().is_some()
+    fn has_settled(&mut self, rollout: &Rollout) -> bool {
+        let settle = if matches!(rollout.kind, Kind::System { .. }) { SETTLE } else { RESTART_SETTLE };
+        self.alarm.passed(self.seen.since().max(self.stands.since()), settle) && self.seen.since().is_some()
     }
 
     /// Goes back into service and then says so.

@@ -173,8 +173,13 @@ async fn calls_share_a_connection_and_outlive_its_end() {
             });
         }
     });
-    eventually("the port is free", async || net.listener().is_ok()).await;
-    let accepting = tokio::spawn(net.clone().accept(net.listener().unwrap(), serve));
+    let mut listener = None;
+    eventually("the port is free", async || {
+        listener = net.listener().ok();
+        listener.is_some()
+    })
+    .await;
+    let accepting = tokio::spawn(net.clone().accept(listener.unwrap(), serve));
     let links = Links::new(Arc::new(client(&settings, SECRET, 1)));
     for number in 0..20 {
         let answer: u32 = links.call(NodeId(0), Alpn::Set, &number, Duration::from_secs(10)).await.unwrap();

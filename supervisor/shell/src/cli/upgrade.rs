@@ -159,7 +159,7 @@ pub fn upgrade(command: UpgradeCommand) -> Exit {
             say(&if json { to_json(&shown, true)? } else { words(&shown) });
             Ok(())
         }),
-        UpgradeCommand::Status { wait: true, json } => watch(json),
+        UpgradeCommand::Status { wait: true, json } => watch(json, None),
         UpgradeCommand::Pause => {
             current().and_then(|rollout| propose(Ask::Pause { rollout: rollout.id, why: Pause::Operator }))
         }
@@ -274,7 +274,7 @@ fn begin(goal: Goal, options: Options, dry_run: bool, wait: bool, json: bool) ->
             say(&format!("rollout {rollout} has begun: trilith upgrade status"));
             Ok(())
         }
-        Answer::Done { .. } if wait => watch(json),
+        Answer::Done { reply: Some(Reply::Started { rollout, .. }), .. } => watch(json, Some(rollout)),
         other => done(other),
     }
 }
@@ -317,10 +317,9 @@ fn show() -> Result<Shown, Fault> {
 }
 
 /// Shows every change until the rollout has ended. Fails when it ended otherwise than it was to.
-fn watch(json: bool) -> Result<(), Fault> {
+fn watch(json: bool, mut id: Option<u64>) -> Result<(), Fault> {
     let mut last = String::new();
     let mut told = 0;
-    let mut id = None;
     loop {
         // The coordinator starts anew with a new document: a moment without an answer is no end.
         let shown = match show() {
@@ -353,6 +352,11 @@ fn watch(json: bool) -> Result<(), Fault> {
                 }
             }
             None => {
+                if id.is_some_and(|id| state.rollouts < id) {
+                    // This node has not heard yet that it has begun.
+                    std::thread::sleep(LOOK);
+                    continue;
+                }
                 let past = state.history.iter().rev().find(|past| id.is_none_or(|id| past.id == id));
                 let Some(past) = past else { return Ok(()) };
                 let text = if json {

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, chown};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -49,11 +49,15 @@ pub(crate) fn listen(path: &Path, group: Option<Gid>) -> anyhow::Result<UnixList
         }
         Err(error) => return Err(error).with_context(|| format!("looking for the socket {}", path.display())),
     }
-    // Never open to others, not even between the two calls.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    umask(before);
-    let listener = listener.with_context(|| format!("opening the control socket {}", path.display()))?;
+    // Never open to others, not even between two calls: Linux gives the file the mode that the socket has when it is bound. (A
+    // umask is that of the whole process, whatever its other threads make meanwhile.)
+    let open = || -> io::Result<UnixListener> {
+        let socket = UnixSocket::new_stream()?;
+        fchmod(socket.as_fd(), Mode::from_bits_truncate(0o600))?;
+        socket.bind(path)?;
+        socket.listen(BACKLOG)
+    };
+    let listener = open().with_context(|| format!("opening the control socket {}", path.display()))?;
     let mut mode = 0o600;
     if let Some(group) = group {
         // Without CAP_CHOWN it takes a member of the group: SupplementaryGroups= in the supervisor's unit.
@@ -169,6 +173,9 @@ fn invalid(text: String) -> Response {
     Response::Invalid { text }
 }
 
+/// How many may wait to be accepted.
+const BACKLOG: u32 = 128;
+
 #[cfg(test)]
 mod tests {
     use super::super::client::{Unanswered, ask};
@@ -176,7 +183,7 @@ mod tests {
     use std::io::{BufRead, Write};
     use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     /// A socket of its own for one test, gone at its end.
     struct Socket(PathBuf);
@@ -190,6 +197,17 @@ mod tests {
     impl Drop for Socket {
         fn drop(&mut self) {
             let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    /// Leaves the file of a socket behind that nobody listens on any more.
+    fn leave_behind(socket: &Socket) {
+        drop(std::os::unix::net::UnixListener::bind(&socket.0).unwrap());
+        // A program that another test starts has a copy of the listener until it executes.
+        let start = Instant::now();
+        while std::os::unix::net::UnixStream::connect(&socket.0).is_ok() {
+            assert!(start.elapsed() < Duration::from_secs(60), "somebody listens at {}", socket.0.display());
+            std::thread::yield_now();
         }
     }
 
@@ -214,7 +232,7 @@ mod tests {
         let path = socket.0.clone();
         let talk = move || {
             let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
             // The other side may close before it has read everything.
             let _ = (&stream).write_all(&bytes);
             let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -247,15 +265,14 @@ mod tests {
             matches!(&error, Unanswered::NotRunning(text) if text.ends_with("see systemctl status trilith")),
             "{error}"
         );
-        // A socket that nobody listens on any more.
-        drop(std::os::unix::net::UnixListener::bind(&socket.0).unwrap());
+        leave_behind(&socket);
         assert!(matches!(asked(&socket, Request::Status).await.unwrap_err(), Unanswered::NotRunning(_)));
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_socket_left_behind_is_replaced_and_a_live_one_is_not() {
         let socket = Socket::new("left");
-        drop(std::os::unix::net::UnixListener::bind(&socket.0).unwrap());
+        leave_behind(&socket);
         echo(&socket).await;
         assert!(asked(&socket, Request::Status).await.is_ok());
         let (requests, _asked) = mpsc::channel(1);

@@ -20,6 +20,7 @@ use super::{peers, server};
 use crate::control::client::ask;
 use crate::control::{self, Response, successors};
 use crate::slot::{self, Deed};
+use crate::trial::Trial;
 use crate::{disk, paths, systemd};
 
 /// How long a deed on the slots may take: writing and reading back a system on a slow disk.
@@ -206,7 +207,7 @@ impl Deeds {
                 let documents = [state.config.trial.as_ref(), Some(&state.config.good), state.config.previous.as_ref()];
                 let found = documents.into_iter().flatten().find(|document| document.version == version);
                 let done = found.ok_or_else(|| format!("document {version} is not in the set's state"));
-                let done = done.and_then(|document| self.adopt(document, trial, world));
+                let done = done.and_then(|document| self.adopt(document, trial.then_some(&state.config.good), world));
                 _ = self.ends.send(End::Deed(again, done));
             }
             Act::Switch { to: Target::Service(name, _), .. } => {
@@ -227,7 +228,7 @@ impl Deeds {
             Act::Revert { reason } => {
                 let failed = Failure { what: Target::Config(world.record.config), reason };
                 if world.note(|record| record.failed = Some(failed)) {
-                    let done = self.adopt(&state.config.good, false, world);
+                    let done = self.adopt(&state.config.good, None, world);
                     _ = self.ends.send(End::Deed(again, done));
                 }
             }
@@ -235,13 +236,17 @@ impl Deeds {
         }
     }
 
-    /// Puts a document in force: the supervisor and this process start anew with it.
-    fn adopt(&mut self, document: &Document, trial: bool, world: &mut World) -> Result<(), String> {
+    /// Puts a document in force: the supervisor and this process start anew with it. `back`: it is on trial, with that way back.
+    fn adopt(&mut self, document: &Document, back: Option<&Document>, world: &mut World) -> Result<(), String> {
         let name = format!("document {}", document.version);
         config::parse(&document.text, &name).map_err(|error| error.to_string())?;
-        disk::replace(&self.document, document.text.as_bytes()).map_err(|error| format!("{error:#}"))?;
         let version = document.version;
-        if !world.note(|record| (record.config, record.config_trial) = (version, trial)) {
+        if let Some(good) = back {
+            let begun = Trial::begin(paths::TRIAL.as_ref(), version, &good.text);
+            begun.map_err(|error| format!("{error:#}"))?;
+        }
+        disk::replace(&self.document, document.text.as_bytes()).map_err(|error| format!("{error:#}"))?;
+        if !world.note(|record| (record.config, record.config_trial) = (version, back.is_some())) {
             return Err(format!("{} can't be written", paths::COORDINATOR));
         }
         self.leaves = true;

@@ -21,6 +21,7 @@ use super::record::Record;
 use crate::control::client::ask;
 use crate::control::{Request, Response};
 use crate::slot::{self, Deed};
+use crate::trial::Trial;
 use crate::{paths, systemd};
 
 /// How long looking at the slots may take: the other one is read in full.
@@ -36,6 +37,8 @@ pub struct World {
     pub record: Record,
     /// The slots as they were when last looked at; nothing where there are none.
     pub slots: Option<Slots>,
+    /// The supervisor has gone back from a document by itself: this process has to start anew with the one of before.
+    pub given_up: bool,
     /// Alarms that were told.
     pub told: Vec<String>,
     status: watch::Sender<Option<Status>>,
@@ -53,6 +56,7 @@ impl World {
             own: Own { drain, ..Own::default() },
             record,
             slots: None,
+            given_up: false,
             told: Vec::new(),
             status: watch::Sender::default(),
             settings: settings.clone(),
@@ -134,7 +138,9 @@ impl World {
             .iter()
             .map(|node| (node.name.clone(), seen(&node.name, &self.name, status.as_ref())))
             .collect();
+        self.own.ails = status.as_ref().and_then(|status| ails(status, &self.name));
         self.status.send_replace(status);
+        self.judge_document();
         self.adopt_document(state);
         self.own.bundles = Store::open(paths::BUNDLES.as_ref())
             .and_then(|store| store.list())
@@ -165,6 +171,21 @@ impl World {
 
     fn on_trial(&self) -> bool {
         self.slot_on_trial() || self.record.config_trial
+    }
+
+    /// What the supervisor has made of a document on trial.
+    fn judge_document(&mut self) {
+        let path = Path::new(paths::TRIAL);
+        if !self.record.config_trial {
+            // It has ended, and a start of the supervisor may have counted meanwhile.
+            Trial::end(path).unwrap_or_else(|error| warn!("{error:#}"));
+            return;
+        }
+        let Some(Trial { document, given_up: Some(reason), .. }) = Trial::read(path) else { return };
+        let failed = Failure { what: Target::Config(document), reason };
+        // Which version the document has that is back is found by its text.
+        self.given_up =
+            self.note(|record| (record.config, record.config_trial, record.failed) = (0, false, Some(failed)));
     }
 
     /// The document that this node started with may be the set's: then it has that version.
@@ -244,6 +265,14 @@ fn seen(name: &str, me: &str, status: Option<&Status>) -> Seen {
     let Some(node) = status.nodes.iter().find(|node| node.name == name) else { return Seen::default() };
     let vips = status.vips.iter().filter(|vip| vip.owner.as_deref() == Some(name)).count();
     Seen { heard: node.heard, unfit: unfit(node), drained: node.drained, vips }
+}
+
+/// The first service that does not answer on this node, as its own HAProxy finds with the document in force.
+fn ails(status: &Status, me: &str) -> Option<String> {
+    let Some(flows) = &status.flows else { return Some("its HAProxy does not tell of its services".to_owned()) };
+    let answers = |state: &str| state.starts_with("UP") || state.starts_with("DRAIN");
+    let silent = flows.backends.iter().find(|backend| backend.node == me && !answers(&backend.state))?;
+    Some(format!("service {} does not answer on this node ({})", silent.service, silent.state))
 }
 
 /// Why a node is not fit. One that is drained serves nobody anyway, and its HAProxy may have ended on purpose.

@@ -30,12 +30,12 @@ const CONNECT_TIMEOUT: &str = "100ms";
 /// How often a request is tried again elsewhere: enough to meet every node of a set of three.
 const RETRIES: u32 = 3;
 /// How long an instance may take to answer a health check.
-const CHECK_TIMEOUT: &str = "300ms";
+const CHECK_TIMEOUT: Duration = Duration::from_millis(300);
 /// Shortest time between two checks of one instance. One that hangs is out after at most this, one [`FAST_CHECK`], and two
 /// [`CHECK_TIMEOUT`]s: 1.35 s. One that is dead refuses connections, which costs a request no time even before that.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Time to the next check after the first that differs from those before.
-const FAST_CHECK: &str = "250ms";
+const FAST_CHECK: Duration = Duration::from_millis(250);
 /// What one check adds to every interval, so that large sets make no more than 100 checks a second.
 const CHECK_SPACING: Duration = Duration::from_millis(10);
 
@@ -74,7 +74,9 @@ fn write_all(
     states: &BTreeMap<NodeId, BackendState>,
     mark: &str,
 ) -> std::fmt::Result {
-    let interval = check_interval(settings).as_millis();
+    let slowness = settings.set.lease.slowness();
+    let [interval, fast_check, check_timeout] =
+        [check_interval(settings), FAST_CHECK * slowness, CHECK_TIMEOUT * slowness].map(|time| time.as_millis());
     let drains = settings.services.iter().map(|service| service.drain_deadline);
     let hard_stop_after = drains.fold(HARD_STOP_AFTER, Duration::max).as_secs();
     write!(
@@ -94,9 +96,9 @@ defaults
     # At once and elsewhere, not a second later at the same server.
     option redispatch 1
     timeout connect {CONNECT_TIMEOUT}
-    timeout check {CHECK_TIMEOUT}
+    timeout check {check_timeout}ms
     timeout queue 5s
-    default-server check inter {interval}ms fastinter {FAST_CHECK} rise 2 fall 2
+    default-server check inter {interval}ms fastinter {fast_check}ms rise 2 fall 2
 ",
         name = node(settings, me).name,
         set = settings.set.name,
@@ -231,7 +233,7 @@ fn write_backend(
 
 fn check_interval(settings: &Settings) -> Duration {
     let checks = settings.services.len() * settings.nodes.len();
-    CHECK_INTERVAL.max(CHECK_SPACING * checks as u32)
+    CHECK_INTERVAL.max(CHECK_SPACING * checks as u32) * settings.set.lease.slowness()
 }
 
 fn node(settings: &Settings, id: NodeId) -> &Node {

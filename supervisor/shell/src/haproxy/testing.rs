@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use trilith_core::config::{
     Health, LeaseBounds, Lone, Mode, Node, NodeId, Service, ServiceId, Set, Settings, Vip, VipId,
 };
@@ -111,6 +112,19 @@ pub fn add_addresses(prefix: &str) {
     }
 }
 
+/// What comes at once comes late on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for what `look` is to see, [`PATIENCE`] at most.
+pub async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let seen = async {
+        while !look().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"));
+}
+
 /// Runs a line of shell and demands that it succeeds.
 pub fn shell(line: &str) {
     let status = Command::new("sh").args(["-c", line]).status().unwrap();
@@ -132,13 +146,8 @@ impl Proxy {
             .args(["-S", &format!("{dir}/master.sock,mode,660")])
             .stdin(Stdio::null());
         let proxy = Proxy(command.spawn().unwrap());
-        for _ in 0..200 {
-            if TcpStream::connect(("10.77.0.10", 80)).await.is_ok() {
-                return proxy;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("HAProxy does not come up");
+        until("HAProxy comes up", async || TcpStream::connect(("10.77.0.10", 80)).await.is_ok()).await;
+        proxy
     }
 
     /// Sends a signal to all its processes, named as for `kill`.
@@ -152,13 +161,7 @@ impl Proxy {
     pub async fn kill(mut self) {
         self.signal("KILL");
         self.0.wait().unwrap();
-        for _ in 0..200 {
-            if TcpStream::connect(("10.77.0.10", 80)).await.is_err() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("HAProxy outlives its death");
+        until("nothing of HAProxy is left", async || TcpStream::connect(("10.77.0.10", 80)).await.is_err()).await;
     }
 }
 

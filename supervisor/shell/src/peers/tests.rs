@@ -21,9 +21,11 @@ const C: NodeId = NodeId(2);
 /// The default between two heartbeats.
 const PACE: Duration = Duration::from_millis(25);
 /// What is sent arrives at once, but for a busy machine's kernel, which does it when it gets to it.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// On an idle machine all are heard in time; the tests may share it with compilers.
-const LEAST_OF_40: u32 = 32;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A heartbeat that is not heard within this time is lost.
+const LOST: Duration = Duration::from_millis(500);
+/// On an idle machine all are heard. A busy one's kernel throws some away before it sorts them (netdev_max_backlog).
+const LEAST_OF_40: u32 = 20;
 
 #[tokio::test]
 async fn a_heartbeat_reaches_both_other_nodes() {
@@ -66,7 +68,10 @@ async fn what_is_routine_wakes_nobody_and_is_there_when_something_else_does() {
     greet(&mut a, &mut b).await;
     a.routine();
     assert!(tokio::time::timeout(4 * PACE, b.next_peer()).await.is_err(), "nobody polls that queue");
-    b.handle.catch_up();
+    let start = Instant::now();
+    while b.handle.stats().received == 1 && start.elapsed() < PATIENCE {
+        b.handle.catch_up();
+    }
     assert_eq!(b.next_peer().await.map(|(_, heartbeat)| (heartbeat.counter, heartbeat.routine)), Some((2, true)));
     a.routine();
     a.beat();
@@ -123,7 +128,7 @@ async fn what_does_not_come_from_its_senders_address_never_reaches_us() {
     }
     let heard = b.next_peer().await.map(|(from, heartbeat)| (from, heartbeat.counter));
     assert_eq!(heard, Some((A, 3)), "only the third has its sender's address");
-    assert_eq!(b.handle.stats().thrown_away, 2);
+    b.throws_away(2).await;
 }
 
 #[tokio::test]
@@ -140,7 +145,7 @@ async fn what_has_come_from_far_away_never_reaches_us() {
         socket.send_to(&datagram, "127.0.0.12:21040").expect("send");
     }
     assert_eq!(b.next_peer().await.map(|(_, heartbeat)| heartbeat.counter), Some(3));
-    assert_eq!(b.handle.stats().thrown_away, 2);
+    b.throws_away(2).await;
 }
 
 #[tokio::test]
@@ -169,7 +174,7 @@ async fn over_ipv6_the_same_is_taken_and_the_same_thrown_away() {
         socket.send_to(&datagram, "[fd77::12]:21045").expect("send");
     }
     assert_eq!(b.next_peer().await.map(|(from, _)| from), Some(C));
-    assert_eq!(b.handle.stats().thrown_away, 2);
+    b.throws_away(2).await;
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -178,7 +183,7 @@ async fn heartbeats_get_through_a_flood_of_forged_ones() {
     let settings = settings(21_050);
     let (mut a, mut b) = (node(&settings, A), node(&settings, B));
     greet(&mut a, &mut b).await;
-    let before = b.handle.stats();
+    let (before, start) = (b.handle.stats(), Instant::now());
     // The attacker knows everything but the secret and the session.
     let flood = Flood::start("127.0.0.12:21050", |round| {
         let mut datagram = vec![b'T', b'L', 1, A.0];
@@ -191,7 +196,7 @@ async fn heartbeats_get_through_a_flood_of_forged_ones() {
     let stats = b.handle.stats();
     println!("{heard} of 40 heard under {sent} forged datagrams: {stats:?}");
     assert!(heard >= LEAST_OF_40, "{heard}");
-    assert!(stats.forged - before.forged <= 6400 * 3, "the work is bounded");
+    assert!(stats.forged - before.forged <= 6400 * (start.elapsed().as_secs() + 2), "the work is bounded");
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -357,6 +362,15 @@ impl Node {
         }
     }
 
+    /// Waits until so many datagrams have been thrown away.
+    async fn throws_away(&self, count: u64) {
+        let start = Instant::now();
+        while self.handle.stats().thrown_away != count {
+            assert!(start.elapsed() < PATIENCE, "{:?}", self.handle.stats());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     async fn next_peer(&mut self) -> Option<(NodeId, Heartbeat)> {
         let event = tokio::time::timeout(PATIENCE, self.events.recv()).await.ok()??;
         let Event::Peer(authentic) = event else { panic!("{event:?}") };
@@ -369,7 +383,7 @@ impl Node {
 
 fn node(settings: &Settings, me: NodeId) -> Node {
     let session = Session(getrandom::u64().expect("random"));
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let (sender, events) = mpsc::channel(64);
         match start(settings, me, SECRET, session, sender) {
@@ -397,7 +411,7 @@ async fn beat_and_count(a: &mut Node, b: &mut Node, count: u32) -> u32 {
         let counter = a.counter;
         let got =
             async { while b.next_peer().await.is_some_and(|(from, beat)| (from, beat.counter) != (A, counter)) {} };
-        heard += u32::from(tokio::time::timeout(PACE, got).await.is_ok());
+        heard += u32::from(tokio::time::timeout(LOST, got).await.is_ok());
     }
     heard
 }
@@ -459,7 +473,7 @@ fn shell(script: &str) {
     assert!(status.success(), "{script}");
 }
 
-/// A thread that sends as fast as it can in the name of a node, for 10 s at most.
+/// A thread that sends as fast as it can in the name of a node, for a minute at most.
 struct Flood {
     stopped: Arc<AtomicBool>,
     thread: thread::JoinHandle<u64>,
@@ -473,7 +487,7 @@ impl Flood {
             let sender = make(0)[3];
             let socket = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 11 + sender), 0)).expect("bind");
             socket.set_ttl(255).expect("ttl");
-            let end = Instant::now() + Duration::from_secs(10);
+            let end = Instant::now() + Duration::from_secs(60);
             let mut sent = 0;
             while !stop.load(Ordering::Relaxed) && Instant::now() < end {
                 sent += u64::from(socket.send_to(&make(sent), to).is_ok());

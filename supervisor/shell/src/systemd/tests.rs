@@ -79,7 +79,7 @@ fn boot(root: &Path, overlay: &Path, out: &Path) -> std::process::ExitStatus {
          mkdir /sys/fs/cgroup/{group}
          echo $$ > /sys/fs/cgroup/{group}/cgroup.procs
          status=0
-         timeout --kill-after=5 60 systemd-nspawn --quiet --boot --directory={out}/root --machine={group} \
+         timeout --kill-after=5 300 systemd-nspawn --quiet --boot --directory={out}/root --machine={group} \
             --register=no --keep-unit --private-network --console=pipe --link-journal=no \
             --bind-ro={test}:/opt/test/test --bind={out}:/opt/test/out \
             --bind-ro={out}/test.service:/etc/systemd/system/test.service \
@@ -150,8 +150,10 @@ fn inside() {
         changed.services[0].port = 81;
         let haproxy = haproxy::start(Arc::new(changed), NodeId(0), events.clone()).await.unwrap();
         assert_eq!(haproxy.problem(), None);
-        assert!(tokio::net::TcpStream::connect(("10.77.0.10", 81)).await.is_ok());
-        assert!(tokio::net::TcpStream::connect(("10.77.0.10", 80)).await.is_err());
+        let opens = async |port| tokio::net::TcpStream::connect(("10.77.0.10", port)).await.is_ok();
+        assert!(opens(81).await);
+        // By the worker that is replaced, which is told so when the new one serves.
+        testing::until("the old port is closed", async || !opens(80).await).await;
         assert_eq!(haproxy.flows().await.unwrap().backends.len(), 6);
 
         handle.commands.send(Command::Start(ABSENT)).await.unwrap();
@@ -191,7 +193,7 @@ async fn next(received: &mut mpsc::Receiver<Event>, wanted: impl Fn(&Event) -> b
             }
         }
     };
-    timeout(Duration::from_secs(10), waiting).await.expect("the event comes")
+    timeout(testing::PATIENCE, waiting).await.expect("the event comes")
 }
 
 /// Resident memory of this process, for the record.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::haproxy;
-use super::said::{VIPS, move_vip, settle};
+use super::said::{REST_DEADLINE, VIPS, move_vip, settle, until};
 use crate::lab::{Lab, VIP};
 use crate::load::{Break, Established, EstablishedOptions, EstablishedReport, Stall, Window};
 use crate::node::{Node, State};
@@ -121,10 +121,13 @@ impl Fate {
 /// The set at rest, both VIPs on that node.
 ///
 /// # Errors
-/// When it does not come to rest, or a move fails.
+/// When it does not come to rest, or no move succeeds.
 pub fn at_home(lab: &Lab, node: &str) -> Result<()> {
     settle(lab)?;
-    VIPS.iter().try_for_each(|vip| move_vip(lab.node(node)?, vip, node))
+    until(&format!("both VIPs on {node}"), REST_DEADLINE, || {
+        VIPS.iter().try_for_each(|vip| move_vip(lab.node(node)?, vip, node))
+    })
+    .map(drop)
 }
 
 /// The echo service at the VIP.

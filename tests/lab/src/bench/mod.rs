@@ -21,7 +21,7 @@ pub mod proxy;
 pub(crate) mod said;
 
 pub use flows::{Carrier, Fate, Flows, at_home};
-pub use said::{VIPS, holders, move_vip, settle};
+pub use said::{VIPS, holders, move_vip, settle, until};
 
 use anyhow::Result;
 use clap::Subcommand;

@@ -169,5 +169,6 @@ const REQUEST: &[u8] = b"{\"version\":1,\"request\":\"status\"}\n";
 const PATIENCE: Duration = Duration::from_millis(1000);
 /// Each answer costs the node a look at HAProxy and nftables, so this is not asked as often as it could be.
 pub const ASK_EVERY: Duration = Duration::from_millis(25);
-/// From the end of a fault until all is as before: a node boots in two seconds, HAProxy needs two checks to trust it again.
-pub const REST_DEADLINE: Duration = Duration::from_secs(30);
+/// From the end of a fault until all is as before: a node boots in two seconds, HAProxy needs two checks to trust it again; a busy
+/// machine may need many times that.
+pub const REST_DEADLINE: Duration = Duration::from_secs(120);

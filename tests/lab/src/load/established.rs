@@ -38,14 +38,14 @@ pub struct EstablishedOptions {
 }
 
 impl EstablishedOptions {
-    /// 1,000 connections from the caller's namespace, a ping each 100 ms, dead after 10 s.
+    /// 1,000 connections from the caller's namespace within 30 s, a ping each 100 ms, dead after 10 s.
     pub fn new(target: SocketAddr) -> EstablishedOptions {
         EstablishedOptions {
             netns: None,
             target,
             connections: 1_000,
             interval: Duration::from_millis(100),
-            connect_within: Duration::from_secs(10),
+            connect_within: Duration::from_secs(30),
             dead_after: Duration::from_secs(10),
         }
     }

@@ -1,0 +1,239 @@
+//! `lab config-roll`: the configuration changes again and again while clients use the set, and nobody notices.
+//!
+//! Among the changes are documents that make a node unfit, that its supervisor does not survive, and that nobody confirms: those
+//! must be taken back on all nodes by themselves.
+//!
+//! Clients of three kinds watch: kept HTTP connections and one connection a request all the time, and long-lived TCP connections
+//! that are made before each change and must live beyond it. They do not last for all of them, because HAProxy ends what is older
+//! than eight documents (`mworker-max-reloads`).
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Serialize;
+use trilith_core::set::{Hold, Outcome, Past, Pause};
+use trilith_shell::coordinator::server::Shown;
+
+use crate::lab::{Lab, Mode, VIP};
+use crate::load::{
+    Established, EstablishedOptions, KeepAlive, KeepAliveOptions, Steady, SteadyOptions, Window, now_ns,
+};
+use crate::node::Node;
+use crate::set::DOCUMENT;
+use crate::wait::wait_until;
+
+mod document;
+
+use document::{Change, Fate};
+
+/// How much is done.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Documents that are applied.
+    #[arg(long, default_value_t = 50)]
+    changes: usize,
+}
+
+/// What was measured.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    changes: usize,
+    /// Those that were taken back, as they had to be.
+    reverted: usize,
+    upgrades: usize,
+    /// Rollouts that stood still because another node failed by itself, on a machine that is too busy, and that were told to go on.
+    paused: usize,
+    requests: u64,
+    failed: u64,
+    broken: u64,
+    /// Connections that HAProxy ended in HTTP's own words.
+    polite_closes: u64,
+    /// TCP connections that lived through a change.
+    long_lived: usize,
+    seconds: u64,
+}
+
+/// Brings the laboratory up, changes the configuration, and says what the clients saw.
+///
+/// # Errors
+/// When a change does not end as it must, or a client saw a failure.
+pub fn run(options: &Options) -> Result<()> {
+    let lab = Lab::up(Mode::Trilith)?;
+    wait_until("a set that has agreed on its configuration", READY, || {
+        lab.nodes.iter().all(|node| shown(node).is_ok_and(|shown| shown.state.nodes.len() == NODES))
+    })?;
+    let load = Load::start(&lab)?;
+    let begun = Instant::now();
+    let mut summary = Summary::default();
+    let mut good = DOCUMENT.to_owned();
+    for number in 0..options.changes {
+        let change = Change::of(number, &good);
+        let node = &lab.nodes[number % NODES];
+        let connections = Established::start(connections(&lab))?;
+        let from = Instant::now();
+        let (past, paused) = carry_out(&lab, node, &change)?;
+        summary.paused += paused;
+        say(&format!("{:>3}: {}: {} ({:.0} s)", number + 1, change.what, past.outcome, from.elapsed().as_secs_f64()));
+        check(&change, &past)?;
+        if change.fate == Fate::Kept {
+            good.clone_from(&change.text);
+        } else {
+            summary.reverted += 1;
+        }
+        for node in &lab.nodes {
+            let text = std::fs::read_to_string(node.path(DOCUMENT_FILE)?)?;
+            ensure!(text == good, "change {}: node {} has another document than the set", number + 1, node.name());
+        }
+        let report = connections.finish();
+        report.broken_at.iter().for_each(|broken| say(&format!("a long-lived connection broke: {:?}", broken.failure)));
+        summary.broken += report.broken as u64;
+        summary.long_lived += report.established - report.broken;
+        summary.changes += 1;
+    }
+    summary.seconds = begun.elapsed().as_secs();
+    load.finish(&mut summary);
+    println!("{}", serde_json::to_string(&summary)?);
+    ensure!(summary.failed == 0 && summary.broken == 0, "clients saw failures");
+    Ok(())
+}
+
+/// Applies a document at that node, and waits until that has ended, however. Says how often it was told to go on meanwhile.
+fn carry_out(lab: &Lab, node: &Node, change: &Change) -> Result<(Past, usize)> {
+    let before = shown(node)?.state.rollouts;
+    let within = change.confirm_within_s.map(|seconds| seconds.to_string());
+    let mut args = vec!["config", "apply", "-"];
+    args.extend(within.iter().flat_map(|within| ["--confirm-within", within]));
+    let mut said = String::new();
+    // The node that had its turn last may not be heard again by all.
+    wait_until(&format!("{}: taken by node {}", change.what, node.name()), TAKEN, || {
+        feed(node, &args, &change.text).inspect_err(|error| said = format!("{error:#}")).is_ok()
+    })
+    .with_context(|| said.clone())?;
+    let (mut ended, mut paused) = (None, 0);
+    let done = wait_until(&format!("the end of: {}", change.what), ROLLOUT, || {
+        std::thread::sleep(LOOK);
+        if change.fate == Fate::Crashes {
+            crash(lab, &change.text);
+        }
+        let Ok(shown) = shown(node) else { return false };
+        if change.fate == Fate::Kept && change.confirm_within_s.is_some() {
+            // Refused until all nodes have it.
+            let _ = node.output("trilith", &["config", "confirm"]);
+        }
+        let hold = shown.state.rollout.as_ref().map(|rollout| &rollout.hold);
+        if let Some(Hold::Paused { why: Pause::SecondFailure { node: failed, reason } }) = hold
+            && node.output("trilith", &["upgrade", "resume"]).is_ok_and(|output| output.status.success())
+        {
+            say(&format!("paused: node {failed} {reason}; told to go on"));
+            paused += 1;
+        }
+        ended = shown.state.history.into_iter().find(|past| past.id > before);
+        let all = || lab.nodes.iter().all(|node| self::shown(node).is_ok_and(|shown| shown.state.rollout.is_none()));
+        ended.is_some() && all()
+    });
+    done.with_context(|| node.run("trilith", &["upgrade", "status"]).unwrap_or_default())?;
+    Ok((ended.context("a rollout that has ended")?, paused))
+}
+
+/// Whether it ended as it must.
+fn check(change: &Change, past: &Past) -> Result<()> {
+    match (&change.fate, &past.outcome) {
+        (Fate::Kept, Outcome::Done) => Ok(()),
+        (Fate::Reverted(why), Outcome::Back { reason }) if reason.contains(why) => Ok(()),
+        (Fate::Crashes, Outcome::Back { reason }) if reason.contains("starts of the supervisor") => Ok(()),
+        (fate, outcome) => {
+            let notes: Vec<&str> = past.notes.iter().map(|note| note.text.as_str()).collect();
+            bail!("{}: {fate:?} was due, but: {outcome}\n{}", change.what, notes.join("\n"))
+        }
+    }
+}
+
+/// Kills every supervisor that runs with that document.
+fn crash(lab: &Lab, text: &str) {
+    let has_it = |node: &&Node| {
+        node.path(DOCUMENT_FILE).and_then(|path| Ok(std::fs::read_to_string(path)?)).is_ok_and(|found| found == text)
+    };
+    for pid in lab.nodes.iter().filter(has_it).flat_map(|node| node.unit_pids("trilith.service")) {
+        // One that has just ended is as good.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// Runs `trilith` inside, with that standard input.
+fn feed(node: &Node, args: &[&str], input: &str) -> Result<()> {
+    let mut command = node.command("trilith", args)?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("a piped child has a standard input")?.write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "trilith {}: {}", args.join(" "), error.trim());
+    Ok(())
+}
+
+fn shown(node: &Node) -> Result<Shown> {
+    Ok(serde_json::from_str(&node.run("trilith", &["upgrade", "status", "--json"])?)?)
+}
+
+fn connections(lab: &Lab) -> EstablishedOptions {
+    EstablishedOptions {
+        netns: Some(lab.client.path()),
+        connections: 50,
+        interval: Duration::from_millis(500),
+        ..EstablishedOptions::new(SocketAddr::new(VIP.into(), 9000))
+    }
+}
+
+fn say(line: &str) {
+    eprintln!("config-roll: {line}");
+}
+
+/// Clients of HTTP.
+struct Load {
+    kept: KeepAlive,
+    steady: Steady,
+    from_ns: u64,
+}
+
+impl Load {
+    fn start(lab: &Lab) -> Result<Load> {
+        let (netns, target) = (Some(lab.client.path()), SocketAddr::new(VIP.into(), 80));
+        // A busy machine may be slow; it may not fail.
+        let timeout = Duration::from_secs(5);
+        let pause = Duration::from_millis(200);
+        let kept =
+            KeepAliveOptions { netns: netns.clone(), connections: 20, pause, timeout, ..KeepAliveOptions::new(target) };
+        let steady = SteadyOptions { netns, rate: 20, timeout, prompt: timeout, ..SteadyOptions::new(target) };
+        Ok(Load { kept: KeepAlive::start(kept)?, steady: Steady::start(steady)?, from_ns: now_ns() })
+    }
+
+    fn finish(self, summary: &mut Summary) {
+        let window = Window::new(self.from_ns, now_ns());
+        let (kept, steady) = (self.kept.report(window), self.steady.report(window));
+        for (who, failures) in [("kept", &kept.failures), ("one connection a request", &steady.failures)] {
+            if !failures.is_empty() {
+                say(&format!("{who}: {failures:?}"));
+            }
+        }
+        summary.requests = kept.requests + steady.attempts;
+        summary.failed = kept.failed + kept.connect_failures + (steady.attempts - steady.ok);
+        summary.broken += kept.broken;
+        summary.polite_closes = kept.polite_closes;
+    }
+}
+
+const NODES: usize = crate::set::NODES.len();
+/// Where a node keeps its document.
+const DOCUMENT_FILE: &str = "/var/lib/trilith/set.toml";
+/// From the last node's start until the set has founded itself.
+const READY: Duration = Duration::from_secs(60);
+/// Until a node takes an order.
+const TAKEN: Duration = Duration::from_secs(30);
+/// Three restarts, a trial, and all the way back, on a machine that has much else to do.
+const ROLLOUT: Duration = Duration::from_secs(600);
+/// How often the set is looked at. A supervisor that is killed as often comes so far that it counts its start, and no further.
+const LOOK: Duration = Duration::from_millis(500);

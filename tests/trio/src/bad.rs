@@ -1,0 +1,113 @@
+//! `trio bad-upgrades`: versions that break in every way. The node that gets one goes back by itself, the rollout halts, everybody
+//! says why, clients notice nothing, and a good version is taken afterwards.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use serde_json::Value;
+use trilith_lab::wait::wait_until;
+
+use crate::machine::Machine;
+use crate::trio::{self, Trio, UP_DEADLINE, say};
+use crate::upgrade::{self, Load, bundle, plans, ready, start, upload, wait};
+
+/// Trees of `tests/trio/bad` that are laid over the root, and what becomes of them.
+pub const WAYS: [&str; 5] = ["kernel-panics", "init-hangs", "supervisor-crashes", "cannot-serve", "no-network"];
+/// What comes after the bad ones.
+const GOOD: &str = "0.2.0";
+
+/// What was seen.
+#[derive(Debug, Serialize)]
+struct Summary {
+    /// Versions that broke.
+    bad: usize,
+    /// Those whose node came back on the old version by itself, with the reason told by all nodes.
+    reverted: usize,
+    /// Seconds from each start until the node was back.
+    seconds: Vec<u64>,
+    /// What each node gave as its reason.
+    reasons: Vec<String>,
+    /// The good version at the end came to all nodes.
+    good: bool,
+    /// Requests of all clients that have ended.
+    requests: u64,
+    /// Those that failed.
+    failed: u64,
+    /// Connections that broke.
+    broken: u64,
+}
+
+/// Tries these ways, one after the other.
+///
+/// # Errors
+/// When a node stays where it should not, or a client saw a failure.
+pub fn run(ways: &[String]) -> Result<()> {
+    let accel = trio::prepare()?;
+    let named = |place: usize| format!("0.1.{}", place + 1);
+    let mut bundles = Vec::new();
+    for (place, way) in ways.iter().enumerate() {
+        let tree = format!("tests/trio/bad/{way}");
+        ensure!(crate::tools::repository()?.join(&tree).is_dir(), "there is no {tree}: {}", WAYS.join(", "));
+        bundles.push(bundle(&named(place), &[&tree])?);
+    }
+    let good = bundle(GOOD, &[])?;
+    let trio = Trio::power_on(&plans(accel)?)?;
+    say("three machines are on");
+    trio.wait_serving(UP_DEADLINE)?;
+    wait(&trio, "a set that has agreed on its configuration", |state| ready(state, None))?;
+    let load = Load::start(&trio)?;
+    let (mut seconds, mut reasons) = (Vec::new(), Vec::new());
+    for (place, (way, bundle)) in ways.iter().zip(&bundles).enumerate() {
+        let (took, reason) = one(&trio, &named(place), bundle).with_context(|| format!("a version that {way}"))?;
+        say(&format!("{way}: back after {took} s: {reason}"));
+        seconds.push(took);
+        reasons.push(reason);
+    }
+    upload(&trio, &good)?;
+    start(&trio, GOOD)?;
+    wait(&trio, "three nodes with the good version", |state| ready(state, Some(GOOD)))?;
+    let seen = load.finish(0.0, Vec::new(), Vec::new());
+    let (bad, reverted) = (ways.len(), reasons.len());
+    let (requests, failed, broken) = (seen.requests, seen.failed, seen.broken);
+    let summary = Summary { bad, reverted, seconds, reasons, good: true, requests, failed, broken };
+    println!("{}", serde_json::to_string(&summary)?);
+    ensure!(failed == 0 && broken == 0, "clients saw failures");
+    Ok(())
+}
+
+/// One bad version: how long it took until its node was back and served, and the reason.
+fn one(trio: &Trio, version: &str, bundle: &Path) -> Result<(u64, String)> {
+    upload(trio, bundle)?;
+    start(trio, version)?;
+    let from = Instant::now();
+    let state = upgrade::wait_held(trio, &format!("the rollout of {version} to halt"), |state| {
+        state["state"]["rollout"]["hold"]["hold"] == "halted"
+    })?;
+    let node = state["state"]["rollout"]["hold"]["node"].as_str().context("a halted rollout names a node")?.to_owned();
+    let back = upgrade::wait_held(trio, "its node to be back", |state| {
+        let node = &state["state"]["nodes"][&node];
+        node["running"] != version && node["blessed"] == true && node["fallback"]["version"] == version
+    })?;
+    let took = from.elapsed().as_secs();
+    ensure!(!back["state"]["bans"][version].is_null(), "{version} is not banned: {}", back["state"]["bans"]);
+    let reason =
+        back["state"]["nodes"][&node]["fallback"]["reason"].as_str().context("a fallback has a reason")?.to_owned();
+    for machine in &trio.machines {
+        wait_until(&format!("{} to say why", machine.name()), UP_DEADLINE, || tells(trio, machine, version))?;
+    }
+    let output = trio.ssh(&trio.machines[0], &["trilith", "upgrade", "abort"])?;
+    ensure!(output.status.success(), "upgrade abort: {}", String::from_utf8_lossy(&output.stderr).trim());
+    upgrade::wait_held(trio, "no rollout", |state| ready(state, None))?;
+    Ok((took, reason))
+}
+
+/// Whether the node's own status names the version that failed.
+fn tells(trio: &Trio, machine: &Machine, version: &str) -> bool {
+    let output = trio.ssh(machine, &["trilith", "status", "--json"]);
+    let status =
+        output.ok().and_then(|output| serde_json::from_slice::<Value>(&output.stdout).ok()).unwrap_or_default();
+    let alarms = status["alarms"].as_array().cloned().unwrap_or_default();
+    alarms.iter().filter_map(Value::as_str).any(|alarm| alarm.contains(version))
+}

@@ -40,7 +40,7 @@ demo *args: root binaries
 
 # The laboratory: up [--peer] | down | status | shell NODE | client [CMD…] | config-roll [--changes N].
 lab *args: setup
-    @if [ "${1:-}" = up ] || [ ! -x {{ lab }} ]; then {{ just_executable() }} binaries; fi
+    @if [ "${1:-}" = up ] || [ "${1:-}" = config-roll ] || [ ! -x {{ lab }} ]; then {{ just_executable() }} binaries; fi
     @{{ lab }} lab "$@"
 
 # Simulate that many seeds, or one seed again: sim 100000, sim --seed 8361.

@@ -33,8 +33,8 @@ impl Uki {
             return Err(format!("has more than {MAX_UKI} bytes"));
         }
         let file = Pe::parse(bytes).ok_or("is no PE file, or not all of one")?;
-        let certificates = &bytes[file.certificates.clone()];
-        if !certificates.windows(32).any(|digest| *digest == file.digest().0) {
+        let (certificates, digest) = (&bytes[file.certificates.clone()], file.digest());
+        if !certificates.windows(digest.0.len()).any(|found| *found == digest.0) {
             return Err("is damaged, or not signed: its bytes have not the digest that its signature is over".into());
         }
         let text = |name: &str| {

@@ -7,16 +7,15 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
-use trilith_core::config::ConfigError;
 
 use self::exit::{EXIT_CODES, Exit};
 use crate::control::client::{Unanswered, ask};
 use crate::control::{Power, Request, Response};
-use crate::{console, coordinator, disk, firstboot, paths, run, slot, state};
+use crate::{console, coordinator, daemon, firstboot, paths, slot, state};
 
 mod check;
 mod deed;
-mod exit;
+pub(crate) mod exit;
 pub mod paint;
 #[cfg(test)]
 mod schema;
@@ -114,24 +113,6 @@ enum Command {
         #[arg(long, value_name = "NAME", hide = true)]
         line: Option<String>,
     },
-    /// Run the supervisor: the service itself, which systemd starts.
-    ///
-    /// It reads the set's document, the set secret and this node's name, and then runs until SIGTERM or SIGINT. When it stops,
-    /// HAProxy and the relay rules stay: a restart of the supervisor is not noticed.
-    ///
-    /// The log goes to stderr; TRILITH_LOG sets what is logged (trace, debug, info, warn, error; info by default).
-    #[command(after_long_help = examples(&[
-        ("systemctl restart trilith", "The usual way to start it anew."),
-        ("trilith supervise --config /tmp/set.toml --node b", "By hand, in a laboratory."),
-    ]))]
-    Supervise {
-        /// The set's document.
-        #[arg(long, value_name = "FILE", default_value = paths::SET_FILE)]
-        config: PathBuf,
-        /// Which node of the document this is [default: the line in /var/lib/trilith/node, else the host's name].
-        #[arg(long, value_name = "NAME")]
-        node: Option<String>,
-    },
     /// Run the coordinator: the service that keeps what the set has agreed on, which systemd starts.
     ///
     /// It carries bundles, rollouts and documents: what must be right rather than fast. Who owns a VIP is the supervisor's matter.
@@ -140,7 +121,7 @@ enum Command {
         /// The set's document.
         #[arg(long, value_name = "FILE", default_value = paths::SET_FILE)]
         config: PathBuf,
-        /// Which node of the document this is [default: as trilith supervise].
+        /// Which node of the document this is [default: the line in /var/lib/trilith/node, else the host's name].
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
     },
@@ -383,8 +364,7 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
             state::open();
             Exit::Ok
         }
-        Command::Supervise { config, node } => daemon(run::supervise(config, node)),
-        Command::Coordinate { config, node } => daemon(coordinator::coordinate(config, node)),
+        Command::Coordinate { config, node } => daemon::run(coordinator::coordinate(config, node)),
         Command::Slot { deed } => match slot::run(deed) {
             Ok(()) => Exit::Ok,
             Err(error) => fail(Exit::Failed, &format!("{error:#}")),
@@ -393,13 +373,12 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
     }
 }
 
-/// Whether operators who may do nothing but run trilith may run this. `supervise` is for systemd.
+/// Whether operators who may do nothing but run trilith may run this. The others are for systemd.
 fn for_operators(command: &Command) -> bool {
     match command {
         Command::Status { .. } | Command::Vip(_) | Command::Node(_) | Command::Config(_) | Command::Upgrade(_) => true,
         Command::SupportBundle { .. } | Command::Console { .. } | Command::Completion { .. } => true,
-        Command::Firstboot(_) | Command::State | Command::Supervise { .. } => false,
-        Command::Coordinate { .. } | Command::Slot { .. } => false,
+        Command::Firstboot(_) | Command::State | Command::Coordinate { .. } | Command::Slot { .. } => false,
     }
 }
 
@@ -492,25 +471,6 @@ fn show_status(socket: &Path, json: bool) -> Exit {
     let paint = paint::Paint::for_stdout();
     let lines = status::view(status, paint::width());
     print(&lines.iter().map(|line| paint.line(line) + "\n").collect::<String>(), Exit::Ok)
-}
-
-/// Runs a service to its end.
-fn daemon(service: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> Exit {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TRILITH_LOG");
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // systemd notes the time and the program by itself.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    log.with_ansi(false).without_time().init();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let ended = match runtime {
-        // As a task, because waking the outermost future costs a system call each time (tokio's current-thread runtime).
-        Ok(runtime) => runtime.block_on(async { tokio::spawn(service).await? }),
-        Err(error) => Err(anyhow::Error::new(error).context("starting the runtime")),
-    };
-    let Err(error) = ended else { return Exit::Ok };
-    let unconfigured = error.chain().any(|cause| cause.is::<ConfigError>() || cause.is::<disk::Unusable>());
-    let exit = if unconfigured { Exit::Configuration } else { Exit::Failed };
-    report(exit, "failed", &format!("{error:#}"), false)
 }
 
 fn complete(shell: Shell) -> Exit {

@@ -1,14 +1,16 @@
-//! The supervisor of a node and the commands that talk to it: everything that the binary `trilith` is made of.
+//! The supervisor of a node and the commands that talk to it: everything that the programs `trilith` and `trilith-supervisor` are
+//! made of.
 //!
 //! The shells are thin: each turns one part of the world into events and commands into deeds. [`run`] is the one loop that
 //! joins them to the pure core. It is a library so that the laboratory's screens and the fuzz targets can share its parts;
-//! its only user in the field is the binary.
+//! its only users in the field are the two programs.
 
 mod alarm;
 pub mod cli;
 mod console;
 pub mod control;
 pub mod coordinator;
+pub mod daemon;
 mod disk;
 mod firstboot;
 mod front;
@@ -17,7 +19,7 @@ mod neighbour;
 mod net;
 mod notices;
 mod notify;
-mod paths;
+pub mod paths;
 mod peers;
 mod relay;
 mod run;
@@ -29,3 +31,5 @@ mod systemd;
 mod trial;
 mod utc;
 mod version;
+
+pub use run::supervise;

@@ -1,13 +1,6 @@
-//! `trilith`: the supervisor of a node and the commands that talk to it, in one binary.
+//! `trilith`: the commands, the console, the coordinator and what runs once, in one binary.
 
-use std::{panic, process};
-
-fn main() -> process::ExitCode {
-    // Whatever panics ends the whole process, also where it was built to unwind: half a supervisor must not go on.
-    let tell = panic::take_hook();
-    panic::set_hook(Box::new(move |what| {
-        tell(what);
-        process::abort();
-    }));
+fn main() -> std::process::ExitCode {
+    trilith_shell::daemon::end_at_panics();
     trilith_shell::cli::main()
 }

@@ -35,8 +35,10 @@ fn a_bad_document_is_code_3_with_its_line_on_stderr_and_as_json_on_stdout() {
 
 #[test]
 fn a_missing_document_is_code_3_for_the_check_and_for_the_supervisor() {
-    for command in [&["config", "check", "/nonexistent.toml"][..], &["supervise", "--config", "/nonexistent.toml"]] {
-        let output = trilith(command);
+    let mut supervisor = Command::new(env!("CARGO_BIN_EXE_trilith-supervisor"));
+    supervisor.args(["--config", "/nonexistent.toml"]);
+    for mut command in [command(&["config", "check", "/nonexistent.toml"]), supervisor] {
+        let output = command.output().expect("the binary runs");
         assert_eq!(output.status.code(), Some(3), "{output:?}");
         assert!(stderr(&output).contains("configuration /nonexistent.toml is missing: "), "{output:?}");
     }

@@ -55,7 +55,7 @@ fn the_login_shell_runs_trilith_commands_and_nothing_else() {
         ("sh", "this account runs trilith commands and nothing else"),
         ("/usr/lib/openssh/sftp-server", "files are not copied"),
         ("trilith status; id", "no shell here"),
-        ("trilith supervise", "not for operators"),
+        ("trilith coordinate", "not for operators"),
         ("trilith --socket /tmp/x status", "not for operators"),
     ] {
         let said = login_shell(&["-c", line]);

@@ -33,7 +33,11 @@ impl Layers {
         let binaries = binaries()?;
         install(&binaries.join("lab-service"), stage)?;
         match mode {
-            Mode::Trilith => install(&binaries.join("trilith"), stage)?,
+            Mode::Trilith => {
+                for program in ["trilith", "trilith-supervisor"] {
+                    install(&binaries.join(program), stage)?;
+                }
+            }
             Mode::Peer => copy_tree(&repo.join("tests/lab/peer"), stage)?,
         }
         Ok(Layers(vec![stage.to_owned(), build_directory(&repo).join(tree)]))

@@ -94,6 +94,8 @@ pub struct Health {
     front: Watch,
     gateway: Watch,
     gateway_at: Option<Time>,
+    /// [`HUNG_AFTER`], longer on slow machines.
+    hung_after: Duration,
     links: [Option<bool>; MAX_VIPS],
     vips: usize,
     refused: [Option<Time>; MAX_VIPS],
@@ -144,9 +146,10 @@ impl Watch {
 }
 
 impl Health {
-    /// At the start nothing is known.
-    pub fn new(vips: usize, drained: bool, now: Time) -> Health {
+    /// At the start nothing is known. `slowness`: [`crate::config::LeaseBounds::slowness`].
+    pub fn new(vips: usize, slowness: u32, drained: bool, now: Time) -> Health {
         Health {
+            hung_after: HUNG_AFTER * slowness,
             front: Watch::new(Probe::Front, FRONT_EVERY, FRONT_FALL, now),
             gateway: Watch::new(Probe::Gateway, GATEWAY_EVERY, GATEWAY_FALL, now),
             gateway_at: None,
@@ -211,9 +214,9 @@ impl Health {
         self.front.up != Some(true)
     }
 
-    /// HAProxy is active but has been silent for longer than [`HUNG_AFTER`].
+    /// HAProxy is active but has been silent for longer than [`HUNG_AFTER`], times the slowness.
     pub fn hung(&self, now: Time) -> bool {
-        self.haproxy == Some(true) && self.front.down_since.is_some_and(|since| now.since(since) >= HUNG_AFTER)
+        self.haproxy == Some(true) && self.front.down_since.is_some_and(|since| now.since(since) >= self.hung_after)
     }
 
     /// The carrier of a VIP's interface.
@@ -271,7 +274,7 @@ impl Health {
         let watches = [&self.front, &self.gateway];
         let due = watches.into_iter().filter(|w| !w.asked && (active || w.probe != Probe::Front)).map(|w| w.due);
         let forgiven = self.refused.iter().flatten().map(|at| *at + ADDRESS_FORGIVEN);
-        let hung = self.front.down_since.filter(|_| active).map(|at| at + HUNG_AFTER);
+        let hung = self.front.down_since.filter(|_| active).map(|at| at + self.hung_after);
         due.chain(forgiven).chain(hung).min()
     }
 }
@@ -281,7 +284,7 @@ mod tests {
     use super::*;
 
     fn fit() -> Health {
-        let mut health = Health::new(1, false, Time::ZERO);
+        let mut health = Health::new(1, 1, false, Time::ZERO);
         health.link(VipId(0), true);
         health.relay = Some(true);
         health.haproxy_active(Time::ZERO, true);
@@ -328,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_haproxy_that_never_answers_counts_as_hung() {
-        let mut health = Health::new(1, false, Time::ZERO);
+        let mut health = Health::new(1, 1, false, Time::ZERO);
         health.haproxy_active(Time::ZERO, true);
         health.probed(Time::ZERO, Probe::Front, false);
         assert!(!health.hung(Time::ZERO));

@@ -125,7 +125,7 @@ impl Node {
             last_step: now,
             peers: settings.nodes.iter().map(|_| Peer::unheard()).collect(),
             vips: vips.collect(),
-            health: Health::new(settings.vips.len(), record.drained, now),
+            health: Health::new(settings.vips.len(), settings.set.lease.slowness(), record.drained, now),
             fitness: Fitness::Unfit(Reason::Starting),
             fit_since: None,
             alone_since: now,
@@ -499,7 +499,8 @@ impl Node {
     /// Twice as long after each try that has not helped. On a machine that is too slow a start takes longer than usual, and
     /// whoever kills what has only just started never sees it run.
     fn unit_patience(&self) -> Duration {
-        UNIT_PATIENCE * (1 << self.unit_tries.saturating_sub(1).min(MOST_DOUBLINGS))
+        let doublings = self.unit_tries.saturating_sub(1).min(MOST_DOUBLINGS);
+        UNIT_PATIENCE * self.settings.set.lease.slowness() * (1 << doublings)
     }
 
     fn log(&self, out: &mut Vec<Command>, decision: Decision) {

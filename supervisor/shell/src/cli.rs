@@ -549,7 +549,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 33);
+        assert_eq!(found.len(), 32);
         for mut command in found {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:\n") && help.contains("Exit codes:\n"), "{help}");

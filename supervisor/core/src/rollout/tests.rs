@@ -264,6 +264,15 @@ fn a_job_is_tried_a_few_times_and_then_halts_the_rollout() {
 }
 
 #[test]
+fn a_bundle_that_has_just_come_in_is_not_taken_for_one_that_the_set_has_forgotten() {
+    let mut bench = Bench::idle("a");
+    let release = Release::system(NEW);
+    bench.own.bundles.insert(release.clone());
+    assert_eq!(bench.pass(ORPHAN.as_secs()), []);
+    assert_eq!(bench.pass(1), [Act::Discard(release)]);
+}
+
+#[test]
 fn the_dry_run_says_what_would_be_done_and_what_speaks_against_it() {
     let mut bench = Bench::idle("b");
     bench.seen("a").vips = 2;

@@ -38,7 +38,7 @@ test: root check binaries
 demo *args: root binaries
     @{{ lab }} demo "$@"
 
-# The laboratory: up [--peer] | down | status | shell NODE | client [CMD…] | config-roll [--changes N].
+# The laboratory: up [--peer] | down | status | shell NODE | client [CMD…] | config-roll [--changes N] [--upgrades N].
 lab *args: setup
     @if [ "${1:-}" = up ] || [ "${1:-}" = config-roll ] || [ ! -x {{ lab }} ]; then {{ just_executable() }} binaries; fi
     @{{ lab }} lab "$@"
@@ -49,9 +49,9 @@ sim *args:
     @{{ sim }} "$@"
 
 # Three virtual machines: up | down | status | console NODE | ssh NODE | power-cut NODE | pause NODE [SECONDS] | test [--long] |
-# upgrade [VERSION…] | bad-upgrades [WAY…]. The last line of the latter two is one JSON object.
+# upgrade [VERSION…] | bad-upgrades [WAY…] | power-cuts [N]. The last line of the latter three is one JSON object.
 trio *args: setup
-    @case "${1:-}" in up | test | upgrade | bad-upgrades) {{ just_executable() }} binaries ;; *) [ -x {{ trio }} ] || {{ just_executable() }} binaries ;; esac
+    @case "${1:-}" in up | test | upgrade | bad-upgrades | power-cuts) {{ just_executable() }} binaries ;; *) [ -x {{ trio }} ] || {{ just_executable() }} binaries ;; esac
     @if [ "${1:-}" = test ]; then tests/trio/run "${@:2}"; else {{ trio }} "$@"; fi
 
 # Measure: handover | failover | faults | proxy | idle | forged | boot. The last line is one JSON object.

@@ -25,6 +25,7 @@ pub mod tar;
 mod testing;
 pub mod text;
 pub mod transfer;
+pub mod tree;
 pub mod uki;
 pub mod utc;
 pub mod verity;

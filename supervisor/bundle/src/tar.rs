@@ -125,14 +125,14 @@ fn parse(header: &[u8; BLOCK]) -> Result<(String, u64), String> {
 }
 
 /// Octal digits, then NUL or space to the end.
-fn number(field: &[u8]) -> Option<u64> {
+pub(crate) fn number(field: &[u8]) -> Option<u64> {
     let digits = field.iter().position(|byte| !(b'0'..=b'7').contains(byte)).filter(|digits| *digits > 0)?;
     let ends = field[digits..].iter().all(|byte| matches!(byte, 0 | b' '));
     ends.then(|| field[..digits].iter().fold(0, |number, digit| number * 8 + u64::from(digit - b'0')))
 }
 
 /// The sum of all bytes, with the checksum's own taken for spaces.
-fn checksum(header: &[u8; BLOCK]) -> u64 {
+pub(crate) fn checksum(header: &[u8; BLOCK]) -> u64 {
     let byte = |(at, byte): (usize, &u8)| if (148..156).contains(&at) { u64::from(b' ') } else { u64::from(*byte) };
     header.iter().enumerate().map(byte).sum()
 }
@@ -172,7 +172,7 @@ pub fn finish(output: &mut impl Write) -> io::Result<()> {
     output.write_all(&[0; 2 * BLOCK])
 }
 
-const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 /// Bytes at the end of an archive, at most: a record of 20 blocks.
 const MAX_END: u64 = 20 * BLOCK as u64;
 

@@ -120,8 +120,10 @@ pub enum BackendState {
     Ready,
     /// No new work, what runs may end.
     Drain,
-    /// Gone: no checks, no work.
+    /// Silent, and its kernel, too: no checks, no work. What it carries may live on: it may only be standing still.
     Down,
+    /// Silent for so long that what it carries is ended: clients would wait for timeouts of minutes.
+    Gone,
 }
 
 /// What an operator's accepted request has led to.

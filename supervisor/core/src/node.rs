@@ -38,6 +38,9 @@ pub const JITTER_HALF_LIFE: Duration = Duration::from_secs(5);
 const NO_JITTER: Duration = Duration::from_millis(1);
 /// A peer that is silent is asked for its kernel's life so often.
 pub const KERNEL_EVERY: Duration = Duration::from_millis(250);
+/// A node that is silent for so long, kernel and all, is gone, and connections to its services are ended. Until then it may be a virtual
+/// machine that stands still for a snapshot, a migration or a host that is too busy, and goes on as if nothing had been.
+pub const GONE_AFTER: Duration = Duration::from_secs(10);
 /// A failed command is tried again after so long.
 pub const RETRY: Duration = Duration::from_millis(250);
 /// An operator's request is given up after so long.

@@ -19,6 +19,7 @@ pub(crate) mod exit;
 pub mod paint;
 #[cfg(test)]
 mod schema;
+mod service;
 pub(crate) mod status;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -80,6 +81,9 @@ enum Command {
     /// Patch the set, one node at a time, while it serves.
     #[command(subcommand)]
     Upgrade(upgrade::UpgradeCommand),
+    /// Patch one service on all nodes, one node at a time, while it serves.
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
     /// Write an archive with what somebody who helps from afar would ask for.
     ///
     /// It holds the status, the journal, the first boot's report, the set's document, units, addresses, routes, firewall rules
@@ -124,6 +128,12 @@ enum Command {
         /// Which node of the document this is [default: the line in /var/lib/trilith/node, else the host's name].
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
+    },
+    /// The image of a service in its chosen version, for its unit: what the units trilith-service@.service do.
+    #[command(after_long_help = examples(&[("systemctl start trilith-service@web", "Unpack it into /run/trilith-service/web.")]))]
+    ServiceImage {
+        /// The service.
+        name: String,
     },
     /// One deed on this machine's two slots: what the units trilith-slot@.service do for the coordinator.
     #[command(after_long_help = examples(&[("systemctl start trilith-slot@observe", "Look at both, into /run/trilith-slot/slots.json.")]))]
@@ -356,6 +366,8 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
         Command::Config(ConfigCommand::Confirm) => upgrade::confirm(),
         Command::Config(ConfigCommand::Show) => upgrade::show_document(),
         Command::Upgrade(command) => upgrade::upgrade(command),
+        Command::Service(command) => service::service(command),
+        Command::ServiceImage { name } => service::lay(&name),
         Command::Node(NodeCommand::Replace(NodeArgs { node })) => upgrade::replace(node),
         Command::Node(NodeCommand::Recover) => upgrade::recover(),
         Command::Node(NodeCommand::Reset { yes }) => end(firstboot::reset(yes), false),
@@ -377,8 +389,10 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
 fn for_operators(command: &Command) -> bool {
     match command {
         Command::Status { .. } | Command::Vip(_) | Command::Node(_) | Command::Config(_) | Command::Upgrade(_) => true,
+        Command::Service(_) => true,
         Command::SupportBundle { .. } | Command::Console { .. } | Command::Completion { .. } => true,
-        Command::Firstboot(_) | Command::State | Command::Coordinate { .. } | Command::Slot { .. } => false,
+        Command::Firstboot(_) | Command::State | Command::Coordinate { .. } => false,
+        Command::Slot { .. } | Command::ServiceImage { .. } => false,
     }
 }
 
@@ -549,7 +563,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 32);
+        assert_eq!(found.len(), 34);
         for mut command in found {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:\n") && help.contains("Exit codes:\n"), "{help}");

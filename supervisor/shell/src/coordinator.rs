@@ -36,6 +36,7 @@ mod deeds;
 mod peers;
 mod record;
 pub mod server;
+mod service;
 mod sight;
 
 use deeds::Deeds;
@@ -71,6 +72,7 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
     };
     let replica = Arc::new(Replica::start(options).await?);
     let record = Record::read(paths::COORDINATOR.as_ref())?;
+    service::mend(&record, &settings, &name).await;
     let mut world = World::new(&settings, &name, &config, record);
     let mut deeds = Deeds::new(replica.clone(), settings.clone(), me, config);
     let (asked_tx, mut asked) = mpsc::channel(MAX_CONNECTIONS);

@@ -236,12 +236,12 @@ impl Shell {
             let word = match state {
                 BackendState::Ready => "ready",
                 BackendState::Drain => "drain",
-                BackendState::Down => "maint",
+                BackendState::Down | BackendState::Gone => "maint",
             };
             for service in &self.settings.services {
                 let server = format!("{}/{name}", render::backend(service));
                 states.push(format!("set server {server} state {word}"));
-                if state == BackendState::Down {
+                if state == BackendState::Gone {
                     // Nobody is there to end them; their clients would wait for a timeout of minutes.
                     ends.push(format!("shutdown sessions server {server}"));
                 }

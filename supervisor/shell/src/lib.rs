@@ -23,6 +23,7 @@ pub mod paths;
 mod peers;
 mod relay;
 mod run;
+mod service;
 mod slot;
 mod state;
 mod support;

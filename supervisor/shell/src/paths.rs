@@ -33,6 +33,10 @@ pub const TRIAL: &str = "/var/lib/trilith/document-trial.json";
 pub const RAFT: &str = "/var/lib/trilith/raft";
 /// Bundles, each in a directory of its release.
 pub const BUNDLES: &str = "/var/lib/trilith/bundles";
+/// The versions that were chosen for services, a file each.
+pub const SERVICES: &str = "/var/lib/trilith/services";
+/// Trees of services' images, unpacked.
+pub const SERVICE_TREES: &str = "/run/trilith-service";
 /// What the last deed on the slots came to.
 pub const SLOTS: &str = "/run/trilith-slot/slots.json";
 /// Where the boot loader looks for systems, on the ESP.

@@ -9,6 +9,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -21,15 +22,18 @@ use trilith_shell::coordinator::server::Shown;
 
 use crate::lab::{Lab, Mode, VIP};
 use crate::load::{
-    Established, EstablishedOptions, KeepAlive, KeepAliveOptions, Steady, SteadyOptions, Window, now_ns,
+    Established, EstablishedOptions, KeepAlive, KeepAliveOptions, Steady, SteadyOptions, Streams, StreamsOptions,
+    Window, now_ns,
 };
 use crate::node::Node;
 use crate::set::DOCUMENT;
 use crate::wait::wait_until;
 
 mod document;
+mod upgrade;
 
 use document::{Change, Fate};
+use upgrade::{Build, SERVICE};
 
 /// How much is done.
 #[derive(Debug, clap::Args)]
@@ -37,6 +41,9 @@ pub struct Options {
     /// Documents that are applied.
     #[arg(long, default_value_t = 50)]
     changes: usize,
+    /// Versions of a service that are rolled out after that.
+    #[arg(long, default_value_t = 10)]
+    upgrades: usize,
 }
 
 /// What was measured.
@@ -45,6 +52,7 @@ struct Summary {
     changes: usize,
     /// Those that were taken back, as they had to be.
     reverted: usize,
+    /// Versions of a service, the bad ones included.
     upgrades: usize,
     /// Rollouts that stood still because another node failed by itself, on a machine that is too busy, and that were told to go on.
     paused: usize,
@@ -67,6 +75,7 @@ pub fn run(options: &Options) -> Result<()> {
     wait_until("a set that has agreed on its configuration", READY, || {
         lab.nodes.iter().all(|node| shown(node).is_ok_and(|shown| shown.state.nodes.len() == NODES))
     })?;
+    let home = Scratch::new()?;
     let load = Load::start(&lab)?;
     let begun = Instant::now();
     let mut summary = Summary::default();
@@ -89,11 +98,37 @@ pub fn run(options: &Options) -> Result<()> {
             let text = std::fs::read_to_string(node.path(DOCUMENT_FILE)?)?;
             ensure!(text == good, "change {}: node {} has another document than the set", number + 1, node.name());
         }
-        let report = connections.finish();
-        report.broken_at.iter().for_each(|broken| say(&format!("a long-lived connection broke: {:?}", broken.failure)));
-        summary.broken += report.broken as u64;
-        summary.long_lived += report.established - report.broken;
         summary.changes += 1;
+        finish(connections, &mut summary);
+    }
+    let mut version = None;
+    for number in 0..options.upgrades {
+        let (node, build) = (&lab.nodes[number % NODES], Build::of(number));
+        let next = format!("1.0.{}", number + 1);
+        let bundle = upgrade::bundle(home.path(), &next, build)?;
+        std::fs::copy(&bundle, node.path("/run")?.join("web.bundle"))?;
+        let connections = Established::start(connections(&lab))?;
+        let from = Instant::now();
+        let before = shown(node)?.state.rollouts;
+        let what = format!("{SERVICE} {next}, {}", build.words());
+        order(node, &["service", "upgrade", "/run/web.bundle"], "", &what)?;
+        let (past, paused) = ends(&lab, node, before, &what, || ())?;
+        say(&format!("{:>3}: {what}: {} ({:.0} s)", number + 1, past.outcome, from.elapsed().as_secs_f64()));
+        summary.paused += paused;
+        match (build, &past.outcome) {
+            (Build::Good, Outcome::Done) => version = Some(next),
+            (Build::Dead | Build::Ill, Outcome::Back { reason }) if reason.contains("does not answer") => {
+                summary.reverted += 1;
+            }
+            (_, outcome) => bail!("{what}: {outcome}"),
+        }
+        for node in &lab.nodes {
+            let url = format!("http://{}:8080/version", node.address());
+            let found = lab.client.run("curl", &["--silent", &url])?;
+            ensure!(version.as_ref() == Some(&found), "node {} serves {found}, not {version:?}", node.name());
+        }
+        summary.upgrades += 1;
+        finish(connections, &mut summary);
     }
     summary.seconds = begun.elapsed().as_secs();
     load.finish(&mut summary);
@@ -102,29 +137,49 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+fn finish(connections: Established, summary: &mut Summary) {
+    let report = connections.finish();
+    report.broken_at.iter().for_each(|broken| say(&format!("a long-lived connection broke: {:?}", broken.failure)));
+    summary.broken += report.broken as u64;
+    summary.long_lived += report.established - report.broken;
+}
+
 /// Applies a document at that node, and waits until that has ended, however. Says how often it was told to go on meanwhile.
 fn carry_out(lab: &Lab, node: &Node, change: &Change) -> Result<(Past, usize)> {
     let before = shown(node)?.state.rollouts;
     let within = change.confirm_within_s.map(|seconds| seconds.to_string());
     let mut args = vec!["config", "apply", "-"];
     args.extend(within.iter().flat_map(|within| ["--confirm-within", within]));
-    let mut said = String::new();
-    // The node that had its turn last may not be heard again by all.
-    wait_until(&format!("{}: taken by node {}", change.what, node.name()), TAKEN, || {
-        feed(node, &args, &change.text).inspect_err(|error| said = format!("{error:#}")).is_ok()
-    })
-    .with_context(|| said.clone())?;
-    let (mut ended, mut paused) = (None, 0);
-    let done = wait_until(&format!("the end of: {}", change.what), ROLLOUT, || {
-        std::thread::sleep(LOOK);
+    order(node, &args, &change.text, change.what)?;
+    ends(lab, node, before, change.what, || {
         if change.fate == Fate::Crashes {
             crash(lab, &change.text);
         }
-        let Ok(shown) = shown(node) else { return false };
         if change.fate == Fate::Kept && change.confirm_within_s.is_some() {
             // Refused until all nodes have it.
             let _ = node.output("trilith", &["config", "confirm"]);
         }
+    })
+}
+
+/// Gives an order that begins a rollout.
+fn order(node: &Node, args: &[&str], input: &str, what: &str) -> Result<()> {
+    let mut said = String::new();
+    // The node that had its turn last may not be heard again by all.
+    wait_until(&format!("{what}: taken by node {}", node.name()), TAKEN, || {
+        feed(node, args, input).inspect_err(|error| said = format!("{error:#}")).is_ok()
+    })
+    .with_context(|| said.clone())
+    .map(drop)
+}
+
+/// Waits until the rollout after that one has ended on all nodes, doing `meanwhile` all the time.
+fn ends(lab: &Lab, node: &Node, before: u64, what: &str, meanwhile: impl Fn()) -> Result<(Past, usize)> {
+    let (mut ended, mut paused) = (None, 0);
+    let done = wait_until(&format!("the end of: {what}"), ROLLOUT, || {
+        std::thread::sleep(LOOK);
+        meanwhile();
+        let Ok(shown) = shown(node) else { return false };
         let hold = shown.state.rollout.as_ref().map(|rollout| &rollout.hold);
         if let Some(Hold::Paused { why: Pause::SecondFailure { node: failed, reason } }) = hold
             && node.output("trilith", &["upgrade", "resume"]).is_ok_and(|output| output.status.success())
@@ -196,6 +251,7 @@ fn say(line: &str) {
 struct Load {
     kept: KeepAlive,
     steady: Steady,
+    streams: Streams,
     from_ns: u64,
 }
 
@@ -207,22 +263,50 @@ impl Load {
         let pause = Duration::from_millis(200);
         let kept =
             KeepAliveOptions { netns: netns.clone(), connections: 20, pause, timeout, ..KeepAliveOptions::new(target) };
+        let streams =
+            StreamsOptions { netns: netns.clone(), target, connections: 5, streams: 4, pause: pause * 5, timeout };
         let steady = SteadyOptions { netns, rate: 20, timeout, prompt: timeout, ..SteadyOptions::new(target) };
-        Ok(Load { kept: KeepAlive::start(kept)?, steady: Steady::start(steady)?, from_ns: now_ns() })
+        let (kept, steady, streams) = (KeepAlive::start(kept)?, Steady::start(steady)?, Streams::start(streams)?);
+        Ok(Load { kept, steady, streams, from_ns: now_ns() })
     }
 
     fn finish(self, summary: &mut Summary) {
         let window = Window::new(self.from_ns, now_ns());
         let (kept, steady) = (self.kept.report(window), self.steady.report(window));
-        for (who, failures) in [("kept", &kept.failures), ("one connection a request", &steady.failures)] {
+        let streams = self.streams.report(window);
+        for (who, failures) in
+            [("kept", &kept.failures), ("one connection a request", &steady.failures), ("streams", &streams.failures)]
+        {
             if !failures.is_empty() {
                 say(&format!("{who}: {failures:?}"));
             }
         }
-        summary.requests = kept.requests + steady.attempts;
-        summary.failed = kept.failed + kept.connect_failures + (steady.attempts - steady.ok);
-        summary.broken += kept.broken;
-        summary.polite_closes = kept.polite_closes;
+        summary.requests = kept.requests + steady.attempts + streams.requests;
+        summary.failed = kept.failed + kept.connect_failures + (steady.attempts - steady.ok) + streams.failed;
+        summary.broken += kept.broken + streams.broken;
+        summary.polite_closes = kept.polite_closes + streams.polite_closes;
+    }
+}
+
+/// A directory for as long as it is used.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Scratch> {
+        let path = std::env::temp_dir().join(format!("trilith-config-roll-{}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Scratch(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left is found by its name.
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

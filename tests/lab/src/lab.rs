@@ -383,6 +383,11 @@ impl Guard {
     }
 }
 
+/// The keys that sign bundles for the laboratory.
+pub(crate) fn keys() -> PathBuf {
+    Path::new(HOME).join("keys")
+}
+
 /// Everything that is no namespace and no cgroup.
 const HOME: &str = "/run/trilith-lab";
 const LOCK: &str = "/run/trilith-lab.lock";

@@ -37,6 +37,7 @@ impl Layers {
                 for program in ["trilith", "trilith-supervisor"] {
                     install(&binaries.join(program), stage)?;
                 }
+                trust(&binaries.join("trilith-mkbundle"), stage)?;
             }
             Mode::Peer => copy_tree(&repo.join("tests/lab/peer"), stage)?,
         }
@@ -75,6 +76,15 @@ pub fn build_directory(repo: &Path) -> PathBuf {
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     let all = format!("{}/.", from.display());
     run("cp", &["--recursive", "--no-dereference", "--preserve=mode,links", &all, &to.display().to_string()]).map(drop)
+}
+
+/// A key of the laboratory's own, whose bundles the nodes take.
+fn trust(program: &Path, stage: &Path) -> Result<()> {
+    let (keys, folder) = (crate::lab::keys(), stage.join("usr/lib/trilith"));
+    run(&program.display().to_string(), &["keys", &keys.display().to_string()])?;
+    fs::create_dir_all(&folder)?;
+    fs::copy(keys.join("bundle.pub"), folder.join("bundle.pub")).context("the laboratory's key")?;
+    Ok(())
 }
 
 fn install(binary: &Path, stage: &Path) -> Result<()> {

@@ -1,22 +1,32 @@
 //! `trio bad-upgrades`: versions that break in every way. The node that gets one goes back by itself, the rollout halts, everybody
 //! says why, clients notice nothing, and a good version is taken afterwards.
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
 use trilith_lab::wait::wait_until;
 
 use crate::machine::Machine;
 use crate::trio::{self, Trio, UP_DEADLINE, say};
-use crate::upgrade::{self, Load, bundle, plans, ready, start, upload, wait};
+use crate::upgrade::{self, Load, bundle, image, mkbundle, plans, ready, start, upload, wait};
 
 /// Trees of `tests/trio/bad` that are laid over the root, and what becomes of them.
 pub const WAYS: [&str; 5] = ["kernel-panics", "init-hangs", "supervisor-crashes", "cannot-serve", "no-network"];
 /// What comes after the bad ones.
 const GOOD: &str = "0.2.0";
+/// What would come after that.
+const NEXT: &str = "0.3.0";
+/// Disks with room for one bundle.
+const DISK_MIB: u32 = 400;
+
+/// Bundles that no node may take, and words of the refusal.
+const REFUSED: [(&str, &str); 3] =
+    [("a flipped byte", "damaged"), ("another product", "wrong product"), ("a full disk", "no room")];
 
 /// What was seen.
 #[derive(Debug, Serialize)]
@@ -29,6 +39,8 @@ struct Summary {
     seconds: Vec<u64>,
     /// What each node gave as its reason.
     reasons: Vec<String>,
+    /// Bundles that were refused at the door, with the refusals.
+    refused: Vec<String>,
     /// The good version at the end came to all nodes.
     good: bool,
     /// Requests of all clients that have ended.
@@ -43,38 +55,80 @@ struct Summary {
 ///
 /// # Errors
 /// When a node stays where it should not, or a client saw a failure.
-pub fn run(ways: &[String]) -> Result<()> {
+pub fn run(ways: &[String], keep: bool) -> Result<()> {
     let accel = trio::prepare()?;
-    let named = |place: usize| format!("0.1.{}", place + 1);
     let mut bundles = Vec::new();
     for (place, way) in ways.iter().enumerate() {
         let tree = format!("tests/trio/bad/{way}");
         ensure!(crate::tools::repository()?.join(&tree).is_dir(), "there is no {tree}: {}", WAYS.join(", "));
-        bundles.push(bundle(&named(place), &[&tree])?);
+        bundles.push(bundle(&version(place), &[&tree])?);
     }
     let good = bundle(GOOD, &[])?;
-    let trio = Trio::power_on(&plans(accel)?)?;
+    let bad = refusals()?;
+    let mut plans = plans(accel)?;
+    plans.iter_mut().for_each(|plan| plan.disk_mib = DISK_MIB);
+    let trio = Trio::power_on(&plans)?;
     say("three machines are on");
     trio.wait_serving(UP_DEADLINE)?;
     wait(&trio, "a set that has agreed on its configuration", |state| ready(state, None))?;
     let load = Load::start(&trio)?;
-    let (mut seconds, mut reasons) = (Vec::new(), Vec::new());
-    for (place, (way, bundle)) in ways.iter().zip(&bundles).enumerate() {
-        let (took, reason) = one(&trio, &named(place), bundle).with_context(|| format!("a version that {way}"))?;
+    let done = all(&trio, ways, &bundles, &good, &bad, load);
+    if done.is_err() && keep {
+        trio.keep()?;
+    }
+    done
+}
+
+fn all(trio: &Trio, ways: &[String], bundles: &[PathBuf], good: &Path, bad: &[PathBuf], load: Load) -> Result<()> {
+    let (mut seconds, mut reasons, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, (way, bundle)) in ways.iter().zip(bundles).enumerate() {
+        let (took, reason) = one(trio, &version(place), bundle).with_context(|| format!("a version that {way}"))?;
         say(&format!("{way}: back after {took} s: {reason}"));
         seconds.push(took);
         reasons.push(reason);
     }
-    upload(&trio, &good)?;
-    start(&trio, GOOD)?;
-    wait(&trio, "three nodes with the good version", |state| ready(state, Some(GOOD)))?;
+    upload(trio, good)?;
+    for ((what, words), bundle) in REFUSED.iter().zip(bad) {
+        let Err(refusal) = upload(trio, bundle) else { bail!("a bundle with {what} was taken") };
+        let refusal = format!("{refusal:#}");
+        say(&format!("{what}: {refusal}"));
+        ensure!(refusal.contains(words), "{what}: the refusal does not say {words:?}: {refusal}");
+        refused.push(refusal);
+    }
+    start(trio, GOOD)?;
+    wait(trio, "three nodes with the good version", |state| ready(state, Some(GOOD)))?;
     let seen = load.finish(0.0, Vec::new(), Vec::new());
     let (bad, reverted) = (ways.len(), reasons.len());
     let (requests, failed, broken) = (seen.requests, seen.failed, seen.broken);
-    let summary = Summary { bad, reverted, seconds, reasons, good: true, requests, failed, broken };
+    let summary = Summary { bad, reverted, seconds, reasons, refused, good: true, requests, failed, broken };
     println!("{}", serde_json::to_string(&summary)?);
     ensure!(failed == 0 && broken == 0, "clients saw failures");
     Ok(())
+}
+
+/// The version of the bad bundle in that place.
+fn version(place: usize) -> String {
+    format!("0.1.{}", place + 1)
+}
+
+/// Bundles in the order of [`REFUSED`], all of them well signed.
+fn refusals() -> Result<Vec<PathBuf>> {
+    let next = image(NEXT, &[])?;
+    let flipped = PathBuf::from(format!("{}-flipped", next.display()));
+    fs::create_dir_all(&flipped)?;
+    for file in ["root.erofs", "root.verity", "trilith.efi"] {
+        fs::copy(next.join(file), flipped.join(file)).with_context(|| next.join(file).display().to_string())?;
+    }
+    let root = File::options().read(true).write(true).open(flipped.join("root.erofs"))?;
+    let (at, mut byte) = (root.metadata()?.len() / 2, [0]);
+    root.read_exact_at(&mut byte, at)?;
+    root.write_all_at(&[byte[0] ^ 1], at)?;
+    Ok(vec![
+        mkbundle(&flipped, "bundle", &["--flawed"])?,
+        mkbundle(&next, "other.bundle", &["--flawed", "--product", "millstone"])?,
+        // The disks have room for one bundle beside what nodes write for themselves, and one is there.
+        bundle(NEXT, &[])?,
+    ])
 }
 
 /// One bad version: how long it took until its node was back and served, and the reason.

@@ -14,6 +14,7 @@
 //! | [`tools`] | programs of the Debian 13 tools tree |
 //! | [`upgrade`] | versions that come to three machines under load |
 //! | [`bad`] | versions that break, and are left again |
+//! | [`cuts`] | plugs that are pulled while a version comes |
 //! | [`boot`] | `bench boot`: from the kernel's start until the VIP answers |
 
 pub mod accel;
@@ -21,6 +22,7 @@ pub mod bad;
 pub mod boot;
 pub mod cidata;
 pub mod console;
+pub mod cuts;
 pub mod gpt;
 pub mod machine;
 pub mod network;

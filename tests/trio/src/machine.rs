@@ -74,7 +74,8 @@ impl Machine {
             bail!("no disk image {} (build it with `image/build disk --service lab`)", base.display());
         }
         let base = base.canonicalize()?.display().to_string();
-        let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, "disk.qcow2", DISK_SIZE];
+        let size = format!("{}M", self.plan.disk_mib);
+        let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, "disk.qcow2", &size];
         tools::run(&self.home, "qemu-img", &arguments)?;
         tools::run(&self.home, "cp", &[OPEN_VARS, "vars.fd"])?;
         let uki = self.plan.disk.with_file_name("trilith.efi");
@@ -272,8 +273,6 @@ fn plain(text: &str) -> String {
 const OPEN_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OPEN_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 const SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
-/// More than the image has, as an import with room for the state's partition.
-const DISK_SIZE: &str = "1G";
 /// QEMU has its machine ready within a second, several times that on a busy host.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// A guest asks its services to end before it does.

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use trilith_trio::machine::State;
 use trilith_trio::trio::{self, Trio, say};
-use trilith_trio::{bad, boot, console, status, upgrade};
+use trilith_trio::{bad, boot, console, cuts, status, upgrade};
 
 /// Three virtual machines that boot the appliance's disk image, on one bridge, and clients that talk to the VIP.
 #[derive(Parser)]
@@ -84,12 +84,24 @@ enum Top {
         /// The versions, in their order.
         #[arg(default_values = ["0.2.0", "0.3.0"])]
         versions: Vec<String>,
+        /// Let the machines run if something fails, to look at them.
+        #[arg(long)]
+        keep: bool,
     },
     /// Give the set versions that break, and see it recover by itself; the last line is one JSON object.
     BadUpgrades {
         /// How they break: directories of tests/trio/bad.
         #[arg(default_values = bad::WAYS)]
         ways: Vec<String>,
+        /// Let the machines run if something fails, to look at them.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Pull plugs at random moments of upgrades; the last line is one JSON object.
+    PowerCuts {
+        /// How often; two versions are rolled out for each five.
+        #[arg(default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=500))]
+        cuts: u16,
     },
     /// Takes machines down when their owner ends.
     #[command(hide = true)]
@@ -129,8 +141,9 @@ fn run(command: Top) -> Result<()> {
         Top::Pause { node, seconds } => pause(&node, seconds),
         Top::Resume { node } => Trio::attach()?.machine(&node)?.resume(),
         Top::Bench(Bench::Boot(options)) => boot::run(&options),
-        Top::Upgrade { versions } => upgrade::run(&versions),
-        Top::BadUpgrades { ways } => bad::run(&ways),
+        Top::Upgrade { versions, keep } => upgrade::run(&versions, keep),
+        Top::BadUpgrades { ways, keep } => bad::run(&ways, keep),
+        Top::PowerCuts { cuts } => cuts::run(cuts.into()),
         Top::Guard { id } => trio::guard(&id),
     }
 }

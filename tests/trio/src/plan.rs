@@ -65,6 +65,8 @@ pub struct Plan {
     pub firmware: Firmware,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// Size of its disk in MiB.
+    pub disk_mib: u32,
     /// The raw disk that its own is a copy-on-write overlay of.
     pub disk: PathBuf,
     /// Which nodes form the set that its first-boot data speaks of, by index.
@@ -85,6 +87,7 @@ impl Plan {
             addressing: Addressing::Static,
             firmware: Firmware::Open,
             memory_mib: MEMORY_MIB,
+            disk_mib: DISK_MIB,
             disk: tools::image()?.join("trilith.raw"),
             set: vec![0],
             accel,
@@ -147,5 +150,7 @@ const fn address6(last: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, last)
 }
 
+/// More than the image has, as an import with room for the state's partition.
+pub const DISK_MIB: u32 = 1024;
 /// What the documentation asks for; 256 is what must do.
 pub const MEMORY_MIB: u32 = 512;

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -274,9 +275,11 @@ fn lock() -> Result<Flock<File>> {
     held.with_context(|| format!("cannot lock {}", path.display()))
 }
 
-/// One line of progress.
+/// One line of progress, with the seconds since the first.
 pub fn say(line: &str) {
-    eprintln!("trio: {line}");
+    static BEGUN: OnceLock<Instant> = OnceLock::new();
+    let seconds = BEGUN.get_or_init(Instant::now).elapsed().as_secs_f64();
+    eprintln!("trio {seconds:7.1}: {line}");
 }
 
 /// What was made, written before it is made.

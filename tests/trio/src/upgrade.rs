@@ -1,7 +1,7 @@
 //! `trio upgrade`: three machines go from version to version, one after the other, while clients use them.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::Value;
 use trilith_lab::load::{
-    KeepAlive, KeepAliveOptions, Steady, SteadyOptions, Transfers, TransfersOptions, Window, now_ns,
+    KeepAlive, KeepAliveOptions, Steady, SteadyOptions, Streams, StreamsOptions, Transfers, TransfersOptions, Window,
+    now_ns,
 };
 
 use crate::machine::Machine;
@@ -40,11 +41,11 @@ pub struct Summary {
     pub bundle_bytes: Vec<u64>,
 }
 
-/// Brings the machines up, patches them to each of `versions`, and says what the clients saw.
+/// Brings the machines up, patches them to each of `versions`, and says what the clients saw. With `keep` machines that failed stay on.
 ///
 /// # Errors
 /// When a rollout does not end well, or a client saw a failure.
-pub fn run(versions: &[String]) -> Result<()> {
+pub fn run(versions: &[String], keep: bool) -> Result<()> {
     let accel = trio::prepare()?;
     let bundles = versions.iter().map(|version| bundle(version, &[])).collect::<Result<Vec<_>>>()?;
     let trio = Trio::power_on(&plans(accel)?)?;
@@ -52,16 +53,24 @@ pub fn run(versions: &[String]) -> Result<()> {
     trio.wait_serving(UP_DEADLINE)?;
     wait(&trio, "a set that has agreed on its configuration", |state| ready(state, None))?;
     let load = Load::start(&trio)?;
+    let done = roll(&trio, versions, &bundles, load);
+    if done.is_err() && keep {
+        trio.keep()?;
+    }
+    done
+}
+
+fn roll(trio: &Trio, versions: &[String], bundles: &[PathBuf], load: Load) -> Result<()> {
     let begun = Instant::now();
     let (mut bytes_moved, mut bundle_bytes) = (Vec::new(), Vec::new());
-    for (version, bundle) in versions.iter().zip(&bundles) {
-        let (moved, all) = upload(&trio, bundle)?;
+    for (version, bundle) in versions.iter().zip(bundles) {
+        let (moved, all) = upload(trio, bundle)?;
         say(&format!("bundle {version} is in the set: {moved} of {all} bytes were moved"));
         bytes_moved.push(moved);
         bundle_bytes.push(all);
-        start(&trio, version)?;
+        start(trio, version)?;
         let from = Instant::now();
-        wait(&trio, &format!("three nodes with {version}"), |state| ready(state, Some(version)))?;
+        wait(trio, &format!("three nodes with {version}"), |state| ready(state, Some(version)))?;
         say(&format!("all nodes run {version} after {:.0} s", from.elapsed().as_secs_f64()));
     }
     let seconds = begun.elapsed().as_secs_f64();
@@ -85,29 +94,38 @@ pub fn plans(accel: crate::accel::Accel) -> Result<Vec<Plan>> {
 /// # Errors
 /// When it cannot be built.
 pub fn bundle(version: &str, overlays: &[&str]) -> Result<PathBuf> {
-    let repository = tools::repository()?;
-    let build = tools::build_directory(&repository);
+    let image = image(version, overlays)?;
+    mkbundle(&image, "bundle", &[])
+}
+
+/// The directory of such an image.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn image(version: &str, overlays: &[&str]) -> Result<PathBuf> {
+    let build = tools::build_directory(&tools::repository()?);
     let mut args = vec!["disk", "--service", "lab", "--version", version];
     overlays.iter().for_each(|overlay| args.extend(["--overlay", overlay]));
     // With an image that was built before go versions of it that were, too.
     if std::env::var_os("TRILITH_IMAGE").is_none() {
         tools::image_build(&args)?;
     }
-    let mut name = "image-lab".to_owned();
-    name.push_str(&format!("-{version}"));
-    overlays.iter().for_each(|overlay| name.push_str(&format!("-{}", overlay.rsplit('/').next().unwrap_or(overlay))));
-    let output = build.join(format!("{name}.bundle"));
+    let trees = overlays.iter().map(|overlay| overlay.rsplit('/').next().unwrap_or(overlay));
+    let name = ["image-lab", version].into_iter().chain(trees).collect::<Vec<_>>().join("-");
+    Ok(build.join(name))
+}
+
+/// Makes a bundle of an image's directory, beside it.
+///
+/// # Errors
+/// When that fails.
+pub fn mkbundle(image: &Path, suffix: &str, options: &[&str]) -> Result<PathBuf> {
+    let output = PathBuf::from(format!("{}.{suffix}", image.display()));
+    let build = tools::build_directory(&tools::repository()?);
     let keys = std::env::var_os("TRILITH_KEYS").map_or_else(|| build.join("keys"), PathBuf::from);
-    let status = Command::new(build.join("mkbundle"))
-        .args(["make", "--keys"])
-        .arg(keys)
-        .arg("--output")
-        .arg(&output)
-        .arg("os")
-        .arg(build.join(name))
-        .stdout(Stdio::null())
-        .status()
-        .context("cannot start build/mkbundle")?;
+    let mut command = Command::new(build.join("mkbundle"));
+    command.args(["make", "--keys"]).arg(keys).arg("--output").arg(&output).args(options).arg("os").arg(image);
+    let status = command.stdout(Stdio::null()).status().context("cannot start build/mkbundle")?;
     ensure!(status.success(), "build/mkbundle failed: {status}");
     Ok(output)
 }
@@ -178,7 +196,7 @@ pub fn ready(state: &Value, version: Option<&str>) -> bool {
 ///
 /// # Errors
 /// When it is refused, with the reason.
-pub fn upload(trio: &Trio, bundle: &std::path::Path) -> Result<(u64, u64)> {
+pub fn upload(trio: &Trio, bundle: &Path) -> Result<(u64, u64)> {
     let machine = &trio.machines[0];
     let ssh = trio.ssh_words()?;
     let program = tools::build_directory(&tools::repository()?).join("programs/trilith");
@@ -200,7 +218,7 @@ pub fn upload(trio: &Trio, bundle: &std::path::Path) -> Result<(u64, u64)> {
 /// # Errors
 /// When it is refused, with the reason.
 pub fn start(trio: &Trio, version: &str) -> Result<()> {
-    let output = trio.ssh(&trio.machines[0], &["trilith", "upgrade", "start", version, "--drain", "20"])?;
+    let output = trio.ssh(&trio.machines[0], &["trilith", "upgrade", "start", version, "--drain", DRAIN])?;
     ensure!(output.status.success(), "upgrade start: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }
@@ -216,6 +234,7 @@ pub struct Load {
     steady: Steady,
     busy: KeepAlive,
     slow: KeepAlive,
+    streams: Streams,
     downloads: Transfers,
     from_ns: u64,
 }
@@ -245,36 +264,63 @@ impl Load {
             timeout,
             ..TransfersOptions::new(target)
         };
+        let streams = StreamsOptions {
+            netns: netns.clone(),
+            target,
+            connections: 5,
+            streams: 4,
+            pause: Duration::from_secs(4),
+            timeout,
+        };
         Ok(Load {
             steady: Steady::start(steady)?,
             busy: keep(10, Duration::from_secs(1))?,
             slow: keep(100, Duration::from_secs(20))?,
+            streams: Streams::start(streams)?,
             downloads: Transfers::start(downloads)?,
             from_ns: now_ns(),
         })
     }
 
-    /// Ends them, and says what they saw.
-    pub fn finish(self, seconds: f64, bytes_moved: Vec<u64>, bundle_bytes: Vec<u64>) -> Summary {
-        let window = Window::new(self.from_ns, now_ns());
-        let steady = self.steady.report(window);
-        let (busy, slow, downloads) =
-            (self.busy.report(window), self.slow.report(window), self.downloads.report(window));
+    /// What failed within that window, as so many seconds ago.
+    fn say_failures(&self, window: Window, now_ns: u64) {
         for (who, failures) in [
-            ("one connection a request", &steady.failures),
-            ("kept", &busy.failures),
-            ("kept, slow", &slow.failures),
-            ("downloads", &downloads.failures),
+            ("one connection a request", self.steady.report(window).failures),
+            ("kept", self.busy.report(window).failures),
+            ("kept, seldom used", self.slow.report(window).failures),
+            ("streams", self.streams.report(window).failures),
+            ("downloads", self.downloads.report(window).failures),
         ] {
             if !failures.is_empty() {
-                say(&format!("{who}: {failures:?}"));
+                let ago = Duration::from_nanos(now_ns - window.from_ns).as_secs();
+                say(&format!("{who}, {ago} s ago: {failures:?}"));
             }
         }
+    }
+
+    /// Ends them, and says what they saw.
+    pub fn finish(self, seconds: f64, bytes_moved: Vec<u64>, bundle_bytes: Vec<u64>) -> Summary {
+        let until_ns = now_ns();
+        let window = Window::new(self.from_ns, until_ns);
+        for from_ns in (self.from_ns..until_ns).step_by(PIECE.as_nanos() as usize) {
+            self.say_failures(Window::new(from_ns, from_ns + PIECE.as_nanos() as u64 - 1), until_ns);
+        }
+        let (steady, busy) = (self.steady.report(window), self.busy.report(window));
+        let (slow, streams) = (self.slow.report(window), self.streams.report(window));
+        let downloads = self.downloads.report(window);
         Summary {
-            requests: steady.ok + steady.failures.values().sum::<u64>() + busy.requests + slow.requests,
-            failed: steady.failures.values().sum::<u64>() + busy.failed + slow.failed + downloads.failed,
-            broken: busy.broken + slow.broken,
-            polite_closes: busy.polite_closes + slow.polite_closes,
+            requests: steady.ok
+                + steady.failures.values().sum::<u64>()
+                + busy.requests
+                + slow.requests
+                + streams.requests,
+            failed: steady.failures.values().sum::<u64>()
+                + busy.failed
+                + slow.failed
+                + streams.failed
+                + downloads.failed,
+            broken: busy.broken + slow.broken + streams.broken,
+            polite_closes: busy.polite_closes + slow.polite_closes + streams.polite_closes,
             downloads: downloads.complete,
             nodes: 3,
             seconds,
@@ -284,6 +330,11 @@ impl Load {
     }
 }
 
+/// How exactly the time of a failure is told.
+const PIECE: Duration = Duration::from_secs(5);
+/// Seconds for a node's connections to end: more than a download takes, or one pause of the clients that ask seldom.
+const DRAIN: &str = "60";
 /// Three boots of translated machines one after the other, with drains and settling times.
 pub const ROLLOUT_DEADLINE: Duration = Duration::from_secs(1500);
-const LOOK: Duration = Duration::from_secs(10);
+/// Between two looks at the set.
+pub const LOOK: Duration = Duration::from_secs(10);

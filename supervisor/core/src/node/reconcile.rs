@@ -8,7 +8,7 @@ use crate::time::Time;
 use crate::vip::Vip;
 use crate::wire::DiskRecord;
 
-use super::{EPOCH_BLOCK, Node, RETRY};
+use super::{EPOCH_BLOCK, GONE_AFTER, Node, RETRY};
 
 impl Node {
     /// The relay ring, the backends and the disk follow what is known.
@@ -21,7 +21,7 @@ impl Node {
                 out.push(Command::Relay(ring));
             }
             for node in self.nodes() {
-                let state = self.wanted_backend(node);
+                let state = self.wanted_backend(now, node);
                 if self.backends[node.0 as usize].differs(now, &state) {
                     out.push(Command::Backend { node, state });
                 }
@@ -50,7 +50,7 @@ impl Node {
         Ring { next: members.first().copied(), last_hop: members.len() as u8, peer_macs: macs.collect() }
     }
 
-    pub(super) fn wanted_backend(&self, node: NodeId) -> BackendState {
+    pub(super) fn wanted_backend(&self, now: Time, node: NodeId) -> BackendState {
         let peer = &self.peers[node.0 as usize];
         let stopping = peer.fitness().and_then(Fitness::reason) == Some(Reason::Stopping);
         let drained = self.is_drained(node).unwrap_or(false) || stopping;
@@ -64,7 +64,8 @@ impl Node {
             }
             () if peer.live && !drained => BackendState::Ready,
             () if peer.live || peer.kernel => BackendState::Drain,
-            () => BackendState::Down,
+            () if peer.heard_at().is_some_and(|heard| now < heard + GONE_AFTER) => BackendState::Down,
+            () => BackendState::Gone,
         }
     }
 }

@@ -11,12 +11,12 @@ use trilith_bundle::Store;
 use trilith_bundle::transfer::{self, Have};
 use trilith_core::config::{self, NodeId, Settings};
 use trilith_core::rollout::{Act, Drain, Failure, Job, Target};
-use trilith_core::set::{Ask, Document, Kind, Release, Request, State};
+use trilith_core::set::{Ask, Document, Kind, Release, Request, State, Version};
 use trilith_core::slots::Slot;
 use trilith_raft::{Health, ProposeError, Replica};
 
 use super::sight::{World, now_utc};
-use super::{peers, server};
+use super::{peers, server, service};
 use crate::control::client::ask;
 use crate::control::{self, Response, successors};
 use crate::slot::{self, Deed};
@@ -75,6 +75,11 @@ impl Deeds {
     pub fn begin(&mut self, act: Act, state: &State, world: &mut World) {
         match act {
             Act::Propose(ask) => self.propose(ask, world.utc()),
+            Act::Discard(Release { service: Some(name), version })
+                if world.record.services.get(&name) == Some(&version) =>
+            {
+                // It runs from there after the next boot, too: it goes with its successor.
+            }
             Act::Discard(release) => {
                 let removed = Store::open(paths::BUNDLES.as_ref()).and_then(|store| store.remove(&release));
                 removed.unwrap_or_else(|error| warn!("bundle {release}: {error}"));
@@ -162,6 +167,12 @@ impl Deeds {
                 world.own.drain = Drain::No;
                 world.note(|record| record.drained = false);
             }
+            (Act::Switch { to: Target::Service(name, Some(version)), .. }, Ok(())) => {
+                world.note(|record| _ = record.services.insert(name, version));
+            }
+            (Act::Switch { to: Target::Service(name, None), .. }, Ok(())) => {
+                world.note(|record| _ = record.services.remove(&name));
+            }
             (Act::Bless, Ok(())) => _ = world.note(|record| record.switched = None),
             (Act::Switch { to, .. }, Err(reason)) => {
                 world.note(|record| (record.switched, record.failed) = (None, Some(Failure { what: to, reason })));
@@ -181,13 +192,25 @@ impl Deeds {
                 if world.note(|record| record.drained = true) {
                     world.own.drain = Drain::Going;
                     let order = control::Request::NodeDrain { node: self.name() };
-                    let ends =
-                        !matches!(state.rollout.as_ref().map(|rollout| &rollout.kind), Some(Kind::Config { .. }));
                     let deadline = self.deadline(deadline_s);
+                    let kind = state.rollout.as_ref().map(|rollout| rollout.kind.clone());
+                    let (replica, settings, me) = (self.replica.clone(), self.settings.clone(), self.me);
+                    let service = match &kind {
+                        Some(Kind::Service { name, .. }) => self.order(name, None, world).ok(),
+                        _ => None,
+                    };
                     self.start_deed(again, async move {
                         give(order).await?;
-                        // A new document is loaded by HAProxy without a break, so its connections may stay.
-                        if ends { end_connections(deadline).await } else { Ok(()) }
+                        match (kind, service) {
+                            // A new document is loaded by HAProxy without a break, so its connections may stay.
+                            (Some(Kind::Config { .. }), _) => Ok(()),
+                            // Its connections to other services may stay as well.
+                            (Some(Kind::Service { .. }), Some(order)) => {
+                                service::quiet(order, &replica, &settings, me, deadline).await;
+                                Ok(())
+                            }
+                            _ => end_connections(deadline).await,
+                        }
                     });
                 }
             }
@@ -210,10 +233,10 @@ impl Deeds {
                 let done = done.and_then(|document| self.adopt(document, trial.then_some(&state.config.good), world));
                 _ = self.ends.send(End::Deed(again, done));
             }
-            Act::Switch { to: Target::Service(name, _), .. } => {
-                let why = format!("service {name}: this version of the supervisor runs services from the system only");
-                _ = self.ends.send(End::Deed(again, Err(why)));
-            }
+            Act::Switch { to: Target::Service(name, version), .. } => match self.order(&name, version, world) {
+                Ok(order) => self.start_deed(again, service::switch(order)),
+                Err(why) => _ = self.ends.send(End::Deed(again, Err(why))),
+            },
             Act::Bless if world.slot_on_trial() => self.start_deed(again, run_slot(Deed::Bless)),
             Act::Bless => _ = world.note(|record| record.config_trial = false),
             Act::Revert { reason } if world.slot_on_trial() => {
@@ -256,6 +279,12 @@ impl Deeds {
             }
         });
         Ok(())
+    }
+
+    /// What takes a service of this node from the version that runs to that one.
+    fn order(&self, name: &str, to: Option<Version>, world: &World) -> Result<service::Order, String> {
+        let from = world.record.services.get(name).copied();
+        service::Order::new(&self.settings, &self.name(), name, from, to)
     }
 
     /// Asks something of the set; whoever wanted it sees in the state whether it was done.

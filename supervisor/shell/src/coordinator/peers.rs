@@ -1,5 +1,6 @@
 //! What coordinators ask each other directly, on connections for bundles: parts of a bundle, and "do you see me serve?".
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,7 @@ const MAX_VIEW: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a node says of itself, for others to compare with what they see.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Its version.
     pub version: String,
@@ -33,9 +34,12 @@ pub struct Claim {
     pub fingerprint: String,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Answer {
     serves: bool,
+    /// Connections of this node's HAProxy to the other's services.
+    #[serde(default)]
+    connections: BTreeMap<String, u64>,
 }
 
 /// Serves what peers ask, until the queue ends.
@@ -65,8 +69,10 @@ async fn answer(stream: &mut Stream, peer: &str, status: &watch::Receiver<Option
         }
         VIEW => {
             let about: Claim = read(stream).await.map_err(io("its question"))?;
-            let serves = status.borrow().as_ref().is_some_and(|status| sees(status, peer, &about));
-            write(stream, &Answer { serves }).await.map_err(io("the answer"))
+            let seen =
+                |status: &Status| Answer { serves: sees(status, peer, &about), connections: connections(status, peer) };
+            let answer = status.borrow().as_ref().map(seen).unwrap_or_default();
+            write(stream, &answer).await.map_err(io("the answer"))
         }
         other => Err(Failure::Protocol { what: format!("first byte {other}") }),
     }
@@ -89,13 +95,28 @@ fn sees(status: &Status, node: &str, about: &Claim) -> bool {
 
 /// Asks a peer whether it sees this node serve.
 pub async fn is_seen_by(replica: &Replica, peer: NodeId, about: &Claim) -> bool {
+    view(replica, peer, about).await.is_some_and(|answer| answer.serves)
+}
+
+/// Asks a peer for its HAProxy's connections to this node, by service; none when it does not answer.
+pub async fn connections_to_us(replica: &Replica, peer: NodeId) -> BTreeMap<String, u64> {
+    view(replica, peer, &Claim::default()).await.unwrap_or_default().connections
+}
+
+/// The connections of this status' HAProxy to a node, by service.
+pub fn connections(status: &Status, node: &str) -> BTreeMap<String, u64> {
+    let backends = status.flows.iter().flat_map(|flows| &flows.backends).filter(|backend| backend.node == node);
+    backends.map(|backend| (backend.service.clone(), backend.current)).collect()
+}
+
+async fn view(replica: &Replica, peer: NodeId, about: &Claim) -> Option<Answer> {
     let asked = async {
         let mut stream = replica.connect(peer, Alpn::Blocks).await?;
         stream.write_u8(VIEW).await?;
         write(&mut stream, about).await?;
         read::<Answer>(&mut stream).await
     };
-    matches!(timeout(PATIENCE, asked).await, Ok(Ok(Answer { serves: true })))
+    timeout(PATIENCE, asked).await.ok()?.ok()
 }
 
 /// A connection to a peer on which it answers for its bundles.

@@ -138,7 +138,7 @@ impl World {
             .iter()
             .map(|node| (node.name.clone(), seen(&node.name, &self.name, status.as_ref())))
             .collect();
-        self.own.ails = status.as_ref().and_then(|status| ails(status, &self.name));
+        self.own.ails = status.as_ref().and_then(|status| silent(status, &self.name, |_| true));
         self.status.send_replace(status);
         self.judge_document();
         self.adopt_document(state);
@@ -267,11 +267,12 @@ fn seen(name: &str, me: &str, status: Option<&Status>) -> Seen {
     Seen { heard: node.heard, unfit: unfit(node), drained: node.drained, vips }
 }
 
-/// The first service that does not answer on this node, as its own HAProxy finds with the document in force.
-fn ails(status: &Status, me: &str) -> Option<String> {
+/// The first of these services that does not answer on this node, as its own HAProxy finds with the document in force.
+pub fn silent(status: &Status, me: &str, of: impl Fn(&str) -> bool) -> Option<String> {
     let Some(flows) = &status.flows else { return Some("its HAProxy does not tell of its services".to_owned()) };
     let answers = |state: &str| state.starts_with("UP") || state.starts_with("DRAIN");
-    let silent = flows.backends.iter().find(|backend| backend.node == me && !answers(&backend.state))?;
+    let mut own = flows.backends.iter().filter(|backend| backend.node == me && of(&backend.service));
+    let silent = own.find(|backend| !answers(&backend.state))?;
     Some(format!("service {} does not answer on this node ({})", silent.service, silent.state))
 }
 

@@ -26,7 +26,9 @@ const HARD_STOP_AFTER: Duration = Duration::from_secs(3600);
 const MAX_RELOADS: u32 = 8;
 /// Backends are on the same link and a lost SYN would only come again after 1 s, so waiting longer than this for a
 /// connection gains nothing. The request then goes to the next server.
-const CONNECT_TIMEOUT: &str = "100ms";
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
+/// Slow machines are given more, but not so much that a lost SYN comes again.
+const MAX_CONNECT_TIMEOUT: Duration = Duration::from_millis(900);
 /// How often a request is tried again elsewhere: enough to meet every node of a set of three.
 const RETRIES: u32 = 3;
 /// How long an instance may take to answer a health check.
@@ -77,6 +79,7 @@ fn write_all(
     let slowness = settings.set.lease.slowness();
     let [interval, fast_check, check_timeout] =
         [check_interval(settings), FAST_CHECK * slowness, CHECK_TIMEOUT * slowness].map(|time| time.as_millis());
+    let connect_timeout = (CONNECT_TIMEOUT * slowness).min(MAX_CONNECT_TIMEOUT).as_millis();
     let drains = settings.services.iter().map(|service| service.drain_deadline);
     let hard_stop_after = drains.fold(HARD_STOP_AFTER, Duration::max).as_secs();
     write!(
@@ -95,7 +98,7 @@ defaults
     retries {RETRIES}
     # At once and elsewhere, not a second later at the same server.
     option redispatch 1
-    timeout connect {CONNECT_TIMEOUT}
+    timeout connect {connect_timeout}ms
     timeout check {check_timeout}ms
     timeout queue 5s
     default-server check inter {interval}ms fastinter {fast_check}ms rise 2 fall 2
@@ -224,7 +227,7 @@ fn write_backend(
         }
         match states.get(&id) {
             None | Some(BackendState::Ready) => {}
-            Some(BackendState::Drain | BackendState::Down) => out.push_str(" disabled"),
+            Some(BackendState::Drain | BackendState::Down | BackendState::Gone) => out.push_str(" disabled"),
         }
         out.push('\n');
     }

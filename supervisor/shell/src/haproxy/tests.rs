@@ -71,15 +71,7 @@ async fn states_and_configuration_hold_through_restart_reload_and_refusal() {
     // Another configuration, while a connection lives on through the reload. The new shell knows of no drain yet.
     let mut through = TcpStream::connect("10.77.0.10:9000").await.unwrap();
     through.write_all(b"before").await.unwrap();
-    let mut served_by_a = loop {
-        // Health checks connect as well, and say nothing.
-        let (mut stream, _) = echo.accept().await.unwrap();
-        let mut text = [0; 6];
-        if stream.read_exact(&mut text).await.is_ok() {
-            assert_eq!(&text, b"before");
-            break stream;
-        }
-    };
+    let mut served_by_a = hears(&echo, b"before").await;
     let mut changed = plain_settings();
     changed.services[0].port = 8000;
     let (handle, mut events) = start(&root, changed.clone()).await;
@@ -117,11 +109,26 @@ async fn states_and_configuration_hold_through_restart_reload_and_refusal() {
     order(&handle, &mut events, 1, BackendState::Down).await;
     shows(&handle, ["UP", "MAINT", "UP"]).await;
 
-    // Down ends what the node carried.
+    // What a node carries that is down goes on, and ends when the node is gone.
     let mut carried = TcpStream::connect("10.77.0.10:9000").await.unwrap();
     order(&handle, &mut events, 0, BackendState::Down).await;
+    carried.write_all(b"still ").await.unwrap();
+    let _served = hears(&echo, b"still ").await;
+    order(&handle, &mut events, 0, BackendState::Gone).await;
     let ended = timeout(PATIENCE, carried.read(&mut text)).await.expect("the end of the connection");
     assert!(matches!(ended, Ok(0) | Err(_)));
+}
+
+/// The connection on which those bytes come.
+async fn hears(listener: &TcpListener, text: &[u8; 6]) -> TcpStream {
+    loop {
+        // Health checks connect as well, and say nothing.
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut heard = [0; 6];
+        if stream.read_exact(&mut heard).await.is_ok() && heard == *text {
+            return stream;
+        }
+    }
 }
 
 async fn start(root: &Path, settings: Settings) -> (Handle, mpsc::Receiver<Event>) {

@@ -1,9 +1,11 @@
-//! The gateway service that the laboratory's nodes serve: HTTP/1.1 on port 8080 and TCP echo on port 9001.
+//! The gateway services that the laboratory's nodes serve: `lab-service web` HTTP/1.1 on port 8080, `lab-service echo` TCP echo on
+//! port 9001.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `GET /` | the node's name |
-//! | `GET /healthz` | `ok` |
+//! | `GET /healthz` | `ok`, or 503 where a file `ill` lies in the service's directory |
+//! | `GET /version` | what the file `version` there says; 404 without it |
 //! | `GET /bytes/N` | N bytes, at most 10 GB |
 //! | `GET /slow/MS` | the node's name after MS milliseconds, at most 60,000 |
 //! | `GET /proc/uptime`, `/proc/meminfo` | what the node's kernel says there |
@@ -12,6 +14,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -20,10 +23,11 @@ use anyhow::{Context, Result, bail};
 
 fn main() -> Result<()> {
     let node: &'static str = nix::unistd::gethostname()?.to_string_lossy().into_owned().leak();
-    let echo = listen(ECHO_PORT)?;
-    let http = listen(HTTP_PORT)?;
-    thread::Builder::new().spawn(move || serve(&echo, echo_all))?;
-    serve(&http, move |stream| answer_all(stream, node));
+    match std::env::args().nth(1).as_deref() {
+        Some("web") => serve(&listen(HTTP_PORT)?, move |stream| answer_all(stream, node)),
+        Some("echo") => serve(&listen(ECHO_PORT)?, echo_all),
+        _ => bail!("say which: lab-service web, or lab-service echo"),
+    }
     Ok(())
 }
 
@@ -91,6 +95,13 @@ fn answer(stream: &mut TcpStream, request: &Request, node: &str) -> Result<()> {
     }
     match request.path.as_str() {
         "/" => whole(stream, "200 OK", &format!("{node}\n"), node, request.close),
+        "/healthz" if Path::new(FILES).join("ill").exists() => {
+            whole(stream, "503 Service Unavailable", "ill\n", node, request.close)
+        }
+        "/version" if Path::new(FILES).join("version").exists() => {
+            let version = std::fs::read_to_string(Path::new(FILES).join("version"))?;
+            whole(stream, "200 OK", &version, node, request.close)
+        }
         "/healthz" => whole(stream, "200 OK", "ok\n", node, request.close),
         file @ ("/proc/uptime" | "/proc/meminfo") => {
             whole(stream, "200 OK", &std::fs::read_to_string(file)?, node, request.close)
@@ -153,6 +164,8 @@ fn line(reader: &mut impl BufRead) -> Result<Option<String>> {
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 static PIECE: [u8; 64 * 1024] = [b'.'; 64 * 1024];
 
+/// What an image of the service may bring beside the program.
+const FILES: &str = "/usr/share/lab-service";
 const HTTP_PORT: u16 = 8080;
 const ECHO_PORT: u16 = 9001;
 const MAX_CONNECTIONS: usize = 8_000;

@@ -9,6 +9,7 @@
 //! | [`Established`] | does a long-lived TCP connection break, and how long does it stall? |
 //! | [`Steady`] | how long can nobody open a new connection? |
 //! | [`KeepAlive`] | does an HTTP/1.1 client on a kept connection see an error? |
+//! | [`Streams`] | does an HTTP/2 client see an error? |
 //! | [`Transfers`] | does a large download stall, break or come short? |
 //! | [`ArpWatch`] | who claims the VIP, and how many answer for it at once? |
 //! | [`neighbour`] | whom does the client itself take for the VIP's owner? |
@@ -33,6 +34,7 @@ mod poller;
 mod quantile;
 mod stamped;
 mod steady;
+mod streams;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -51,6 +53,7 @@ pub use keepalive::{KeepAlive, KeepAliveOptions, KeepAliveReport};
 pub use neighbour::{Neighbour, neighbour};
 pub use quantile::{Histogram, Quantiles};
 pub use steady::{Ask, Steady, SteadyLive, SteadyOptions};
+pub use streams::{Streams, StreamsOptions, StreamsReport};
 pub use throughput::{ThroughputOptions, ThroughputReport, throughput};
 pub use transfers::{Transfers, TransfersOptions, TransfersReport};
 

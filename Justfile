@@ -29,9 +29,14 @@ licences:
         | sort --unique | diff tests/budgets/licences - \
         || { echo "licences: the dependencies' licences differ from tests/budgets/licences: review, then record them there" >&2; exit 1; }
 
-# Everything that check does, with the root tree in which units and HAProxy are tested, then the laboratory's own tests. (Of the whole
-# workspace, as the programs are built: a package alone has other features of its libraries, and all would be compiled again.)
-test: root check binaries
+# How exposed each unit is, against the list under review, tests/budgets/units.
+units: root
+    @image/build run image/unit-security
+
+# Everything that check does, with the root tree in which units and HAProxy are tested, how exposed the units are, and the laboratory's
+# own tests. (Of the whole workspace, as the programs are built: a package alone has other features of its libraries, and all would be
+# compiled again.)
+test: root units check binaries
     cargo test --release --workspace --test laboratory -- --ignored --test-threads 1
 
 # Three nodes, clients on the VIP, faults, and what the clients see.

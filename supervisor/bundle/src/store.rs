@@ -40,7 +40,7 @@ impl Store {
         self.named(|name| name.parse().ok())
     }
 
-    /// The releases of which only a part is there: nobody may ever go on with it, so somebody should remove it in the end.
+    /// The releases of which only a part is there. Nobody may ever go on with it: it stays until its room is needed.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -113,10 +113,25 @@ impl Store {
             fs::remove_file(&manifest).map_err(Failure::file("removed", &manifest))?;
         }
         let partial = Partial { store: self.clone(), path, manifest: verified.manifest().clone(), _lock: lock };
+        if let Err(Failure::NoSpace { .. }) = partial.reserve() {
+            self.sweep()?;
+        }
         partial.reserve()?;
         partial.put(MANIFEST, verified.bytes())?;
         partial.put(SIGNATURE, verified.signature())?;
         Ok(Some(partial))
+    }
+
+    /// Removes what has never become whole, unless somebody is at it.
+    fn sweep(&self) -> Result<(), Failure> {
+        for release in self.unfinished()? {
+            let path = self.partial(&release);
+            let directory = File::open(&path).map_err(Failure::file("opened", &path))?;
+            if Flock::lock(directory, FlockArg::LockExclusiveNonblock).is_ok() {
+                fs::remove_dir_all(&path).map_err(Failure::file("removed", &path))?;
+            }
+        }
+        sync(&self.root)
     }
 
     fn partial(&self, release: &Release) -> PathBuf {
@@ -178,3 +193,26 @@ fn sync(path: &Path) -> Result<(), Failure> {
 const PARTIAL: &str = ".part";
 /// Bytes that stay free on the state partition: logs, records and configuration need little, but they need it.
 const SPARE: u64 = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use trilith_core::set::Version;
+
+    use super::*;
+
+    #[test]
+    fn what_was_left_half_done_makes_room_and_what_is_being_taken_in_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let [left, taken] = [1, 2].map(|patch| Release::system(Version::new(0, 0, patch)));
+        for release in [&left, &taken] {
+            fs::create_dir(store.partial(release)).unwrap();
+        }
+        let whole = store.path(&Release::system(Version::new(0, 0, 3)));
+        fs::create_dir(&whole).unwrap();
+        let held = File::open(store.partial(&taken)).unwrap();
+        let _held = Flock::lock(held, FlockArg::LockExclusiveNonblock).unwrap();
+        store.sweep().unwrap();
+        assert_eq!((store.unfinished().unwrap(), whole.exists()), (vec![taken], true));
+    }
+}

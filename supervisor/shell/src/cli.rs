@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
+use trilith_bundle::REFUSAL_CODES;
 
 use self::exit::{EXIT_CODES, Exit};
 use crate::control::client::{Unanswered, ask};
@@ -532,6 +533,11 @@ fn print(text: &str, exit: Exit) -> Exit {
         }
         _ => exit,
     }
+}
+
+/// As [`examples`], of a command that may refuse a bundle.
+fn examples_with_bundles(lines: &[(&str, &str)]) -> String {
+    format!("{}\n\n{REFUSAL_CODES}", examples(lines))
 }
 
 /// The last part of a command's `--help`.

@@ -21,8 +21,10 @@ pub const WAYS: [&str; 5] = ["kernel-panics", "init-hangs", "supervisor-crashes"
 const GOOD: &str = "0.2.0";
 /// What would come after that.
 const NEXT: &str = "0.3.0";
-/// Disks with room for one bundle.
+/// Size of disks with room for one bundle, beside what nodes write for themselves.
 const DISK_MIB: u32 = 400;
+/// What another bundle takes of them.
+const BUNDLE_MIB: u32 = 56;
 
 /// Bundles that no node may take, and words of the refusal.
 const REFUSED: [(&str, &str); 3] =
@@ -58,15 +60,14 @@ struct Summary {
 pub fn run(ways: &[String], keep: bool) -> Result<()> {
     let accel = trio::prepare()?;
     let mut bundles = Vec::new();
-    for (place, way) in ways.iter().enumerate() {
-        let tree = format!("tests/trio/bad/{way}");
-        ensure!(crate::tools::repository()?.join(&tree).is_dir(), "there is no {tree}: {}", WAYS.join(", "));
-        bundles.push(bundle(&version(place), &[&tree])?);
+    for way in ways {
+        bundles.push(bundle(&version(way)?, &[&format!("tests/trio/bad/{way}")])?);
     }
     let good = bundle(GOOD, &[])?;
     let bad = refusals()?;
     let mut plans = plans(accel)?;
-    plans.iter_mut().for_each(|plan| plan.disk_mib = DISK_MIB);
+    // Bad ones stay until an operator removes them, and then there is room for the good one and no other.
+    plans.iter_mut().for_each(|plan| plan.disk_mib = DISK_MIB + BUNDLE_MIB * ways.len() as u32);
     let trio = Trio::power_on(&plans)?;
     say("three machines are on");
     trio.wait_serving(UP_DEADLINE)?;
@@ -81,8 +82,8 @@ pub fn run(ways: &[String], keep: bool) -> Result<()> {
 
 fn all(trio: &Trio, ways: &[String], bundles: &[PathBuf], good: &Path, bad: &[PathBuf], load: Load) -> Result<()> {
     let (mut seconds, mut reasons, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-    for (place, (way, bundle)) in ways.iter().zip(bundles).enumerate() {
-        let (took, reason) = one(trio, &version(place), bundle).with_context(|| format!("a version that {way}"))?;
+    for (way, bundle) in ways.iter().zip(bundles) {
+        let (took, reason) = one(trio, &version(way)?, bundle).with_context(|| format!("a version that {way}"))?;
         say(&format!("{way}: back after {took} s: {reason}"));
         seconds.push(took);
         reasons.push(reason);
@@ -106,9 +107,10 @@ fn all(trio: &Trio, ways: &[String], bundles: &[PathBuf], good: &Path, bad: &[Pa
     Ok(())
 }
 
-/// The version of the bad bundle in that place.
-fn version(place: usize) -> String {
-    format!("0.1.{}", place + 1)
+/// The version that is bad in that way.
+fn version(way: &str) -> Result<String> {
+    let place = WAYS.iter().position(|known| *known == way);
+    place.map(|place| format!("0.1.{}", place + 1)).with_context(|| format!("no way {way:?}: {}", WAYS.join(", ")))
 }
 
 /// Bundles in the order of [`REFUSED`], all of them well signed.
@@ -126,7 +128,6 @@ fn refusals() -> Result<Vec<PathBuf>> {
     Ok(vec![
         mkbundle(&flipped, "bundle", &["--flawed"])?,
         mkbundle(&next, "other.bundle", &["--flawed", "--product", "millstone"])?,
-        // The disks have room for one bundle beside what nodes write for themselves, and one is there.
         bundle(NEXT, &[])?,
     ])
 }

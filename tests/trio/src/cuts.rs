@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::Value;
 use trilith_lab::load::{Steady, SteadyOptions, Window, now_ns};
@@ -109,7 +109,7 @@ pub fn run(cuts: usize) -> Result<()> {
 
 /// One rollout, with so many cuts at most: until all nodes have the version, or it was given up.
 fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Result<()> {
-    let (mut done, mut resumed) = (0, 0);
+    let (mut done, mut resumed, mut gone) = (0, 0, 0);
     let begun = Instant::now();
     let mut next = moment();
     loop {
@@ -122,8 +122,12 @@ fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Re
             return Ok(());
         }
         if rollout.is_null() {
-            bail!("the rollout of {version} is gone, and not all nodes have it: {seen:#}");
+            // A node that has just started may not know of it yet.
+            gone += 1;
+            ensure!(gone < MAX_GONE, "the rollout of {version} is gone, and not all nodes have it: {seen:#}");
+            continue;
         }
+        gone = 0;
         if rollout["hold"]["hold"] != "going" {
             let why = rollout["hold"].to_string();
             say(&format!("{version} waits: {why}"));
@@ -210,6 +214,8 @@ fn random() -> f64 {
 
 /// Cuts in one rollout: a version that is interrupted on each try is given up, as it should be.
 const MAX_CUTS: usize = 5;
+/// Looks in a row that find no rollout.
+const MAX_GONE: usize = 6;
 /// How often a rollout is told to go on.
 const MAX_RESUMED: usize = 5;
 /// A rollout with all its cuts, on translated machines.

@@ -212,6 +212,8 @@ impl Machine {
         let code = if secure { SECURE_CODE } else { OPEN_CODE };
         let mut line = vec![
             format!("-name {}", plan.name()),
+            // As hypervisors do: the guest makes its machine's identity of it, which must outlive a restart.
+            format!("-uuid 7472696c-6974-6800-8000-{:012}", plan.index + 1),
             format!("-machine {machine} -m {} -smp 1 -nodefaults -no-user-config -display none", plan.memory_mib),
             plan.accel.arguments().to_owned(),
             format!("-drive if=pflash,format=raw,unit=0,readonly=on,file={code}"),

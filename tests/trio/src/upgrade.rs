@@ -259,7 +259,7 @@ impl Load {
         let downloads = TransfersOptions {
             netns: netns.clone(),
             transfers: 1,
-            bytes: 20 << 20,
+            bytes: 10 << 20,
             bytes_per_s: 512 << 10,
             timeout,
             ..TransfersOptions::new(target)
@@ -332,7 +332,8 @@ impl Load {
 
 /// How exactly the time of a failure is told.
 const PIECE: Duration = Duration::from_secs(5);
-/// Seconds for a node's connections to end: more than a download takes, or one pause of the clients that ask seldom.
+/// Seconds for a node's connections to end: more than two downloads take (the first may have begun before its client could be told to
+/// close), or one pause of the clients that ask seldom.
 const DRAIN: &str = "60";
 /// Three boots of translated machines one after the other, with drains and settling times.
 pub const ROLLOUT_DEADLINE: Duration = Duration::from_secs(1500);

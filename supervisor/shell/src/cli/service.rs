@@ -8,7 +8,7 @@ use trilith_core::set::Release;
 
 use super::exit::Exit;
 use super::upgrade::{OptionArgs, UpgradeCommand, upgrade};
-use super::{examples, fail};
+use super::{examples_with_bundles, fail};
 use crate::service;
 
 #[derive(Debug, Subcommand)]
@@ -18,7 +18,7 @@ pub enum ServiceCommand {
     /// As an upgrade of the system, but nothing reboots: the node is drained, the service starts anew in its new version, and the node
     /// serves again once its own HAProxy has found it well. A version that does not start or answer is left by itself on that node, then
     /// on all others that have it, and is banned.
-    #[command(after_long_help = examples(&[
+    #[command(after_long_help = examples_with_bundles(&[
         ("trilith service upgrade portal-1.4.2.bundle --wait", "Take the bundle in, begin, stay and watch."),
         ("trilith service upgrade portal@1.4.1", "One that is in the set already."),
     ]))]

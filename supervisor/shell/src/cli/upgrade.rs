@@ -16,7 +16,7 @@ use trilith_core::config;
 use trilith_core::set::{Ask, Goal, Options, Pause, Release, Reply, Rollout, State, Version, Window};
 
 use super::exit::Exit;
-use super::{examples, fail, print};
+use super::{examples, examples_with_bundles, fail, print};
 use crate::coordinator::server::{Answer, Envelope, MAX_ANSWER, Request, Shown, VERSION};
 use crate::{paths, slot};
 
@@ -28,7 +28,7 @@ pub enum UpgradeCommand {
     /// are handed over, connections end in peace, the machine reboots into the new version, and the next node follows once the
     /// others have seen this one serve. A version that does not serve is left by itself: the node goes back, the version is
     /// banned, and the rollout halts.
-    #[command(after_long_help = examples(&[
+    #[command(after_long_help = examples_with_bundles(&[
         ("trilith upgrade start trilith-1.5.0.bundle", "Take the bundle in and begin."),
         ("trilith upgrade start 1.5.0 --window 02:00-04:00 --wait", "One that is in the set already, at night (UTC); stay and watch."),
         ("trilith upgrade start 1.5.0 --dry-run", "Only say what would happen."),
@@ -51,7 +51,7 @@ pub enum UpgradeCommand {
     /// Take a bundle into the set, without starting it.
     ///
     /// Only blocks that the node has not already are moved. An upload that was cut off goes on where it was.
-    #[command(after_long_help = examples(&[
+    #[command(after_long_help = examples_with_bundles(&[
         ("trilith upgrade upload --to admin@node-b trilith-1.5.0.bundle", "From an administrator's machine, over SSH."),
     ]))]
     Upload {
@@ -62,10 +62,10 @@ pub enum UpgradeCommand {
         to: Option<String>,
     },
     /// The other end of `upload --to`.
-    #[command(hide = true, after_long_help = examples(&[("ssh admin@node-b trilith upgrade receive", "What upload --to runs.")]))]
+    #[command(hide = true, after_long_help = examples_with_bundles(&[("ssh admin@node-b trilith upgrade receive", "What upload --to runs.")]))]
     Receive,
     /// Explain a bundle without trusting it.
-    #[command(after_long_help = examples(&[("trilith upgrade inspect trilith-1.5.0.bundle", "Who signed it, what is in it, what changes.")]))]
+    #[command(after_long_help = examples_with_bundles(&[("trilith upgrade inspect trilith-1.5.0.bundle", "Who signed it, what is in it, what changes.")]))]
     Inspect {
         /// The bundle's file.
         file: PathBuf,

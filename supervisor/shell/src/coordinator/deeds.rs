@@ -27,6 +27,8 @@ use crate::{disk, paths, systemd};
 const SLOT_PATIENCE: Duration = Duration::from_secs(600);
 /// How often a HAProxy that is ending is looked at: systemd tells of units that change, but not whether a message was lost.
 const LOOK: Duration = Duration::from_millis(200);
+/// The machine may take so long to end all that runs there: systemd kills what does not end within 90 s.
+const RESTARTS: Duration = Duration::from_secs(300);
 /// How long a HAProxy may take to end once its deadline has come.
 const CUT: Duration = Duration::from_secs(10);
 
@@ -222,7 +224,7 @@ impl Deeds {
                 if world.note(|record| (record.switched, record.failed) = (Some(version), None)) {
                     self.start_deed(again, async move {
                         run_slot(Deed::Switch(version)).await?;
-                        systemd::end_machine("reboot.target").await
+                        restart().await
                     });
                 }
             }
@@ -244,7 +246,7 @@ impl Deeds {
                 if world.note(|record| (record.switched, record.failed) = (None, Some(failed))) {
                     self.start_deed(again, async {
                         run_slot(Deed::Revert).await?;
-                        systemd::end_machine("reboot.target").await
+                        restart().await
                     });
                 }
             }
@@ -397,6 +399,13 @@ async fn end_connections(deadline: Duration) -> Result<(), String> {
     }
     info!("all connections have ended after {} s", begun.elapsed().as_secs());
     Ok(())
+}
+
+/// Restarts the machine. This process is ended with it: the deed is not done before that, or it would be begun again meanwhile.
+async fn restart() -> Result<(), String> {
+    systemd::end_machine("reboot.target").await?;
+    tokio::time::sleep(RESTARTS).await;
+    Err(format!("the machine has not restarted within {} s of being asked to", RESTARTS.as_secs()))
 }
 
 /// When a bundle must no longer be taken, the machine's clock has to do.

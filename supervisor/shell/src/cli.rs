@@ -310,15 +310,8 @@ enum ConfigCommand {
         /// Seconds in which trilith config confirm must be given once all nodes have it.
         #[arg(long, value_name = "SECONDS")]
         confirm_within: Option<u32>,
-        /// Say what would happen, and what speaks against it.
-        #[arg(long)]
-        dry_run: bool,
-        /// Stay until it has ended, and show how it goes on.
-        #[arg(long)]
-        wait: bool,
-        /// Print JSON, a line for every change.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        follow: upgrade::FollowArgs,
     },
     /// Keep the document that is on trial.
     #[command(after_long_help = examples(&[("trilith config confirm", "It works: keep it.")]))]
@@ -361,8 +354,8 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
         Command::SupportBundle { output: Some(output) } => deed::bundle(&socket, &output),
         Command::Console { line } => console(&socket, line),
         Command::Config(ConfigCommand::Check { file, json }) => check::check(&file, json),
-        Command::Config(ConfigCommand::Apply { file, confirm_within, dry_run, wait, json }) => {
-            upgrade::apply(&file, confirm_within, dry_run, wait, json)
+        Command::Config(ConfigCommand::Apply { file, confirm_within, follow }) => {
+            upgrade::apply(&file, confirm_within, follow)
         }
         Command::Config(ConfigCommand::Confirm) => upgrade::confirm(),
         Command::Config(ConfigCommand::Show) => upgrade::show_document(),

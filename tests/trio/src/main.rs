@@ -99,7 +99,7 @@ enum Top {
     },
     /// Pull plugs at random moments of upgrades; the last line is one JSON object.
     PowerCuts {
-        /// How often; two versions are rolled out for each five.
+        /// How often; at least three for each version that is rolled out.
         #[arg(default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=500))]
         cuts: u16,
     },

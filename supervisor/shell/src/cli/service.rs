@@ -1,13 +1,10 @@
 //! `trilith service`: another version of one service on all nodes, and what puts it in place on one of them.
 
-use std::path::Path;
-
 use clap::Subcommand;
-use trilith_bundle::{Manifest, Source};
 use trilith_core::set::Release;
 
 use super::exit::Exit;
-use super::upgrade::{OptionArgs, UpgradeCommand, upgrade};
+use super::upgrade::{FollowArgs, OptionArgs, UpgradeCommand, release, upgrade};
 use super::{examples_with_bundles, fail};
 use crate::service;
 
@@ -27,37 +24,22 @@ pub enum ServiceCommand {
         bundle: String,
         #[command(flatten)]
         options: OptionArgs,
-        /// Say what would happen, and what speaks against it.
-        #[arg(long)]
-        dry_run: bool,
-        /// Stay until it has ended, and show how it goes on.
-        #[arg(long)]
-        wait: bool,
-        /// Print JSON, a line for every change.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        follow: FollowArgs,
     },
 }
 
 /// Carries a command out.
 pub fn service(command: ServiceCommand) -> Exit {
-    let ServiceCommand::Upgrade { bundle, options, dry_run, wait, json } = command;
+    let ServiceCommand::Upgrade { bundle, options, follow } = command;
     match release(&bundle) {
-        Ok(Release { service: Some(_), .. }) => upgrade(UpgradeCommand::Start { bundle, options, dry_run, wait, json }),
+        Ok(Release { service: Some(_), .. }) => upgrade(UpgradeCommand::Start { bundle, options, follow }),
         Ok(_) => fail(Exit::Usage, &format!("{bundle} is of the system, not of a service: use trilith upgrade start")),
-        Err(why) => fail(Exit::Failed, &why),
+        Err(fault) => fault.end(),
     }
 }
 
 /// What the units trilith-service@.service do.
 pub fn lay(name: &str) -> Exit {
     service::lay(name).map_or_else(|error| fail(Exit::Failed, &format!("{error:#}")), |()| Exit::Ok)
-}
-
-fn release(bundle: &str) -> Result<Release, String> {
-    if let Ok(release) = bundle.parse() {
-        return Ok(release);
-    }
-    let source = Source::open(Path::new(bundle)).map_err(|failure| failure.to_string())?;
-    Manifest::parse(source.manifest()).map(|manifest| manifest.release()).map_err(|refusal| refusal.to_string())
 }

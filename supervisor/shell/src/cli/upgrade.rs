@@ -38,15 +38,8 @@ pub enum UpgradeCommand {
         bundle: String,
         #[command(flatten)]
         options: OptionArgs,
-        /// Say what would happen, and what speaks against it.
-        #[arg(long)]
-        dry_run: bool,
-        /// Stay until it has ended, and show how it goes on.
-        #[arg(long)]
-        wait: bool,
-        /// Print JSON, a line for every change.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        follow: FollowArgs,
     },
     /// Take a bundle into the set, without starting it.
     ///
@@ -122,6 +115,20 @@ pub enum UpgradeCommand {
     },
 }
 
+/// How a rollout that is begun is to be looked at.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct FollowArgs {
+    /// Say what would happen, and what speaks against it.
+    #[arg(long)]
+    dry_run: bool,
+    /// Stay until it has ended, and show how it goes on.
+    #[arg(long)]
+    wait: bool,
+    /// Print JSON, a line for every change.
+    #[arg(long)]
+    json: bool,
+}
+
 /// How a rollout is to be done.
 #[derive(Clone, Debug, Default, Args)]
 pub struct OptionArgs {
@@ -149,9 +156,7 @@ impl From<OptionArgs> for Options {
 /// Carries a command out.
 pub fn upgrade(command: UpgradeCommand) -> Exit {
     let result = match command {
-        UpgradeCommand::Start { bundle, options, dry_run, wait, json } => {
-            start(&bundle, options.into(), dry_run, wait, json)
-        }
+        UpgradeCommand::Start { bundle, options, follow } => start(&bundle, options.into(), follow),
         UpgradeCommand::Upload { file, to } => upload(&file, to.as_deref()).and_then(done),
         UpgradeCommand::Receive => receive(),
         UpgradeCommand::Inspect { file, keys, json } => return explain(&file, keys.as_deref(), json),
@@ -175,7 +180,7 @@ pub fn upgrade(command: UpgradeCommand) -> Exit {
 }
 
 /// Brings a document to all nodes.
-pub fn apply(file: &Path, confirm_within: Option<u32>, dry_run: bool, wait: bool, json: bool) -> Exit {
+pub fn apply(file: &Path, confirm_within: Option<u32>, follow: FollowArgs) -> Exit {
     let result = || {
         let mut text = String::new();
         let read = if file == Path::new("-") {
@@ -206,7 +211,7 @@ pub fn apply(file: &Path, confirm_within: Option<u32>, dry_run: bool, wait: bool
         say(&difference(&good.text, &text));
         let goal = Goal::Config { base: good.version, text };
         let options = Options { confirm_within_s: confirm_within, ..Options::default() };
-        begin(goal, options, dry_run, wait, json)
+        begin(goal, options, follow)
     };
     result().map_or_else(Fault::end, |()| Exit::Ok)
 }
@@ -232,49 +237,50 @@ pub fn recover() -> Exit {
     ask(Request::Recover).and_then(done).map_or_else(Fault::end, |()| Exit::Ok)
 }
 
-fn start(bundle: &str, options: Options, dry_run: bool, wait: bool, json: bool) -> Result<(), Fault> {
-    let release = match bundle.parse::<Release>() {
-        Ok(release) => release,
-        Err(_) => {
-            let file = Path::new(bundle);
-            let release = Source::open(file).map_err(Fault::from)?;
-            let release = trilith_bundle::Manifest::parse(release.manifest())
-                .map_err(trilith_bundle::Failure::Refused)?
-                .release();
-            upload(file, None).and_then(done)?;
-            release
-        }
-    };
+/// The release that an operator means, by its name or by the file of its bundle; the file's word is not checked.
+pub(super) fn release(bundle: &str) -> Result<Release, Fault> {
+    if let Ok(release) = bundle.parse() {
+        return Ok(release);
+    }
+    let source = Source::open(Path::new(bundle))?;
+    Ok(trilith_bundle::Manifest::parse(source.manifest()).map_err(trilith_bundle::Failure::Refused)?.release())
+}
+
+fn start(bundle: &str, options: Options, follow: FollowArgs) -> Result<(), Fault> {
+    let release = release(bundle)?;
+    if bundle.parse::<Release>().is_err() {
+        upload(Path::new(bundle), None).and_then(done)?;
+    }
     let goal = match release {
         Release { service: None, version } => Goal::System { version },
         Release { service: Some(name), version } => Goal::Service { name, version },
     };
-    begin(goal, options, dry_run, wait, json)
+    begin(goal, options, follow)
 }
 
-fn begin(goal: Goal, options: Options, dry_run: bool, wait: bool, json: bool) -> Result<(), Fault> {
+fn begin(goal: Goal, options: Options, follow: FollowArgs) -> Result<(), Fault> {
     let Answer::Planned { steps, objections } = ask(Request::Plan { goal: goal.clone(), options: options.clone() })?
     else {
         return Err(Fault::broken());
     };
-    if dry_run {
+    if follow.dry_run {
         steps.iter().for_each(|step| say(step));
     }
     if !objections.is_empty() {
         return Err(Fault { text: objections.join("\n"), exit: Exit::Failed });
     }
-    if dry_run {
+    if follow.dry_run {
         return Ok(());
     }
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| Fault { text: error.to_string(), exit: Exit::Failed })?;
     let token = bytes.map(|byte| format!("{byte:02x}")).concat();
     match ask(Request::Propose(Ask::Start { token, goal, options }))? {
-        Answer::Done { reply: Some(Reply::Started { rollout, .. }), .. } if !wait => {
+        Answer::Done { reply: Some(Reply::Started { rollout, .. }), .. } if !follow.wait => {
             say(&format!("rollout {rollout} has begun: trilith upgrade status"));
             Ok(())
         }
-        Answer::Done { reply: Some(Reply::Started { rollout, .. }), .. } => watch(json, Some(rollout)),
+        Answer::Done { reply: Some(Reply::Started { rollout, .. }), .. } => watch(follow.json, Some(rollout)),
         other => done(other),
     }
 }
@@ -283,7 +289,7 @@ fn rollback(options: Options) -> Result<(), Fault> {
     let shown = show()?;
     let others: BTreeSet<Option<Version>> = shown.state.nodes.values().map(|node| node.other).collect();
     match others.into_iter().collect::<Vec<_>>()[..] {
-        [Some(version)] => begin(Goal::System { version }, options, false, false, false),
+        [Some(version)] => begin(Goal::System { version }, options, FollowArgs::default()),
         _ => Err(Fault {
             text: "the nodes do not all have the same version in their other slot: name one with trilith upgrade start"
                 .to_owned(),
@@ -632,13 +638,13 @@ fn window(text: &str) -> Result<Window, String> {
 }
 
 /// Why a command failed.
-struct Fault {
+pub(super) struct Fault {
     text: String,
     exit: Exit,
 }
 
 impl Fault {
-    fn end(self) -> Exit {
+    pub(super) fn end(self) -> Exit {
         fail(self.exit, &self.text)
     }
 

@@ -8,7 +8,7 @@
 mod lab;
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -17,7 +17,7 @@ use trilith_lab::bench::{Flows, VIPS, at_home, forged, holders, settle, until};
 use trilith_lab::lab::{Lab, NODES, VIP, VIP6};
 use trilith_lab::load::{
     ArpWatch, ArpWatchOptions, Established, EstablishedOptions, KeepAlive, KeepAliveOptions, Steady, SteadyOptions,
-    Window, now_ns,
+    Transfers, TransfersOptions, Window, now_ns,
 };
 use trilith_lab::node::Node;
 use trilith_lab::switch::Direction;
@@ -55,6 +55,53 @@ fn draining_the_owner_is_not_noticed_and_undraining_puts_it_back() -> Result<()>
         settle(lab)?;
         order(lab.node("a")?, &["vip", "move", "public", "a"])?;
         clients.noticed_nothing()
+    })
+}
+
+#[test]
+#[ignore = "needs root and the root tree"]
+fn a_haproxy_that_is_asked_to_end_outlives_its_longest_download() -> Result<()> {
+    with_lab(|lab| {
+        at_home(lab, "a")?;
+        let (netns, http) = (|| Some(lab.client.path()), SocketAddr::new(VIP.into(), 80));
+        let steady = SteadyOptions { netns: netns(), rate: NEW_PER_S, timeout: PATIENCE, ..SteadyOptions::new(http) };
+        let kept =
+            KeepAliveOptions { netns: netns(), connections: 20, timeout: PATIENCE, ..KeepAliveOptions::new(http) };
+        let (steady, kept) = (Steady::start(steady)?, KeepAlive::start(kept)?);
+        wait_served(&steady, now_ns())?;
+        let (bytes_per_s, at_once) = (1 << 20, 2);
+        let bytes = bytes_per_s * LONGER_THAN_A_STOP.as_secs();
+        let downloads = TransfersOptions {
+            netns: netns(),
+            transfers: at_once,
+            bytes,
+            bytes_per_s,
+            timeout: PATIENCE,
+            ..TransfersOptions::new(http)
+        };
+        let downloads = Transfers::start(downloads)?;
+        wait_until("downloads by way of the owner", SOON, || downloads.report(Window::ALL).bytes > 0)?;
+        let a = lab.node("a")?;
+        order(a, &["node", "drain", "a"])?;
+        let asked = Instant::now();
+        a.run("systemctl", &["kill", "--kill-whom=main", "--signal=SIGUSR1", "haproxy.service"])?;
+        wait_until("the end of HAProxy", SOON, || a.unit_pids("haproxy.service").is_empty())?;
+        let lasted = asked.elapsed();
+        let state = a.output("systemctl", &["is-active", "haproxy.service"])?;
+        let whole = downloads.report(Window::ALL);
+        order(a, &["node", "undrain", "a"])?;
+        settle(lab)?;
+        wait_served(&steady, now_ns())?;
+        let (downloads, steady, kept) = (downloads.finish(), steady.finish(), kept.finish());
+        ensure!(downloads.failed == 0 && whole.complete >= at_once as u64, "downloads: {:?}, {whole:?}", downloads);
+        ensure!(
+            lasted.as_secs() >= 10,
+            "the drain was over after {lasted:?}: nothing outlived the time that a stop has"
+        );
+        ensure!(state.stdout == b"inactive\n", "haproxy.service is {}", String::from_utf8_lossy(&state.stdout));
+        ensure!(steady.ok == steady.attempts, "new connections: {:?}", steady.failures);
+        ensure!(kept.requests > 0 && kept.failed == 0 && kept.broken == 0, "kept connections: {:?}", kept.failures);
+        Ok(())
     })
 }
 
@@ -333,6 +380,8 @@ const FLOWS_EACH: usize = 50;
 const PING_EVERY: Duration = Duration::from_millis(200);
 /// For whatever ends by itself in well under a second, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
+/// Than the 10 s of haproxy.service, `TimeoutStopSec`. A connection that is kept gets one answer more after the request to end.
+const LONGER_THAN_A_STOP: Duration = Duration::from_secs(12);
 /// Each takes a few seconds.
 const ATTACKS: Duration = Duration::from_secs(120);
 /// A lost SYN is sent again after 1 s and 3 s: what is lost is slow, what fails was refused.

@@ -25,7 +25,7 @@ const COMMANDS_PER_LINE: usize = 32;
 /// Why there is no answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Nobody listens, or not for long enough: HAProxy does not run, or not yet.
+    /// Nobody listens, or not for long enough: HAProxy does not run, not yet, or is ending.
     NotRunning,
     /// One line that names the socket and what is wrong.
     Failed(String),
@@ -46,19 +46,22 @@ impl Master {
     /// The `description` of the configuration that the worker has loaded.
     pub async fn description(&self) -> Result<Option<String>, Failure> {
         let info = self.ask("@1 show info", ANSWER_TIMEOUT).await?;
-        if !info.starts_with("Name: HAProxy") {
-            // The master has no worker yet, or ended before it could ask one: it begins anew once its worker is made.
+        // Without a name the master has no worker yet, or ended before it could ask one: it begins anew once its worker is made.
+        // One that stops has closed its listeners, takes no more commands, and ends with its last connection.
+        if !info.starts_with("Name: HAProxy") || info.lines().any(|line| line == "Stopping: 1") {
             return Err(Failure::NotRunning);
         }
         Ok(info.lines().find_map(|line| line.strip_prefix("description: ")).map(str::to_owned))
     }
 
-    /// Has the worker carry out commands that answer an empty line each when they succeed.
+    /// Has the worker carry out commands that answer an empty line each when they succeed. What refuses them because it is
+    /// ending does not run.
     pub async fn run(&self, commands: &[String]) -> Result<(), Failure> {
         for chunk in commands.chunks(COMMANDS_PER_LINE) {
             let line: Vec<String> = chunk.iter().map(|command| format!("@1 {command}")).collect();
             let answer = self.ask(&line.join(";"), ANSWER_TIMEOUT).await?;
             if !answer.trim().is_empty() {
+                self.description().await?;
                 return Err(Failure::Failed(format!(
                     "HAProxy refuses `{}` or one of {} that follow: {}",
                     chunk[0],

@@ -117,6 +117,17 @@ async fn states_and_configuration_hold_through_restart_reload_and_refusal() {
     order(&handle, &mut events, 0, BackendState::Gone).await;
     let ended = timeout(PATIENCE, carried.read(&mut text)).await.expect("the end of the connection");
     assert!(matches!(ended, Ok(0) | Err(_)));
+
+    // One that ends with its last connection is as good as gone: it takes no commands, and what starts next reads them.
+    order(&handle, &mut events, 0, BackendState::Ready).await;
+    shows(&handle, ["UP", "MAINT", "UP"]).await;
+    let mut last = TcpStream::connect("10.77.0.10:9000").await.unwrap();
+    last.write_all(b"last 1").await.unwrap();
+    let _served = hears(&echo, b"last 1").await;
+    proxy.signal("USR1");
+    until("the port is closed", async || get(8000).await.is_none()).await;
+    order(&handle, &mut events, 1, BackendState::Ready).await;
+    last.write_all(b"last 2").await.expect("it has not ended");
 }
 
 /// The connection on which those bytes come.

@@ -237,6 +237,12 @@ impl Health {
         self.refused[vip.0 as usize] = (!works).then_some(now);
     }
 
+    /// Out of service on an operator's word, or in it again: HAProxy, which had leave to be silent meanwhile, has its time anew.
+    pub fn drain(&mut self, now: Time, drained: bool) {
+        self.drained = drained;
+        self.front.down_since = self.front.down_since.map(|_| now);
+    }
+
     /// A probe has ended.
     pub fn probed(&mut self, now: Time, probe: Probe, answered: bool) {
         match probe {
@@ -327,6 +333,20 @@ mod tests {
         assert_eq!(health.fitness(), Fitness::Degraded(Reason::GatewayLost));
         health.drained = true;
         assert_eq!(health.fitness(), Fitness::Degraded(Reason::Drained));
+    }
+
+    #[test]
+    fn a_haproxy_that_was_silent_in_a_drain_has_its_time_anew() {
+        let mut health = fit();
+        health.drain(Time(0), true);
+        for at in 1..=u64::from(FRONT_FALL) {
+            health.probed(Time(at), Probe::Front, false);
+        }
+        let back = Time::ZERO + HUNG_AFTER * 10;
+        assert!(health.hung(back));
+        health.drain(back, false);
+        assert!(!health.hung(back + HUNG_AFTER / 2));
+        assert!(health.hung(back + HUNG_AFTER));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -309,6 +309,27 @@ pub async fn show_stat() -> Result<String, String> {
         Failure::NotRunning => "HAProxy does not run, or this user may not talk to it".to_owned(),
         Failure::Failed(why) => why,
     })
+}
+
+/// Has a HAProxy that was asked to end go on: a new worker takes the listeners up, the old one ends with its connections. Where
+/// none is ending there is nothing to do.
+///
+/// # Errors
+/// One line that says why it does not.
+pub async fn go_on() -> Result<(), String> {
+    go_on_in(crate::paths::HAPROXY_DIR.as_ref()).await
+}
+
+async fn go_on_in(dir: &Path) -> Result<(), String> {
+    let master = Master::at(&dir.join("master.sock"));
+    let done = match master.is_ending().await {
+        Ok(true) => master.reload().await,
+        other => other.map(drop),
+    };
+    match done {
+        Ok(()) | Err(Failure::NotRunning) => Ok(()),
+        Err(Failure::Failed(why)) => Err(why),
+    }
 }
 
 /// Name of the configuration that is not in force yet.

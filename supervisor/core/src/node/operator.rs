@@ -15,7 +15,7 @@ impl Node {
     pub(super) fn operator(&mut self, now: Time, ticket: u64, request: Request, out: &mut Vec<Command>) {
         let answer = match request {
             Request::Move { vip, to } => self.order_move(now, vip, to, out),
-            Request::Drain { node, drained } => self.order_drain(node, drained, out),
+            Request::Drain { node, drained } => self.order_drain(now, node, drained, out),
         };
         match answer {
             Some(answer) => out.push(Command::Answer { ticket, answer }),
@@ -57,6 +57,7 @@ impl Node {
 
     pub(super) fn order_drain(
         &mut self,
+        now: Time,
         node: NodeId,
         drained: bool,
         out: &mut Vec<Command>,
@@ -78,7 +79,7 @@ impl Node {
             return Some(Ok(Accepted::Already));
         }
         if node == self.own.me {
-            self.drain(drained, out);
+            self.drain(now, drained, out);
         } else {
             self.pass_on(node, What::Drain(drained));
         }
@@ -99,7 +100,7 @@ impl Node {
         }
         peer.acted = Some((session, ask.serial));
         match ask.what {
-            What::Drain(drained) => self.drain(drained, out),
+            What::Drain(drained) => self.drain(now, drained, out),
             What::Move { vip, epoch, to } => {
                 let owned = self.vips.iter().position(|v| v.key() == vip).map(|at| VipId(at as u8));
                 if let Some(id) = owned.filter(|id| self.owns(*id, now).is_some_and(|o| o.epoch == epoch)) {
@@ -109,9 +110,9 @@ impl Node {
         }
     }
 
-    pub(super) fn drain(&mut self, drained: bool, out: &mut Vec<Command>) {
+    pub(super) fn drain(&mut self, now: Time, drained: bool, out: &mut Vec<Command>) {
         if self.health.drained != drained {
-            self.health.drained = drained;
+            self.health.drain(now, drained);
             let what = if drained { Ordered::Drain } else { Ordered::Undrain };
             self.log(out, Decision::Operator { node: self.own.me, what });
         }

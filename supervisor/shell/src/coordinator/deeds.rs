@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tracing::{info, warn};
 use trilith_bundle::Store;
 use trilith_bundle::transfer::{self, Have};
@@ -21,7 +22,7 @@ use crate::control::client::ask;
 use crate::control::{self, Response, successors};
 use crate::slot::{self, Deed};
 use crate::trial::Trial;
-use crate::{disk, paths, systemd};
+use crate::{disk, haproxy, paths, systemd};
 
 /// How long a deed on the slots may take: writing and reading back a system on a slow disk.
 const SLOT_PATIENCE: Duration = Duration::from_secs(600);
@@ -39,7 +40,7 @@ pub struct Deeds {
     pub(super) me: NodeId,
     document: PathBuf,
     job: Job,
-    deed: Option<Act>,
+    deed: Option<(Act, AbortHandle)>,
     leaves: bool,
     ends: mpsc::UnboundedSender<End>,
     ended: mpsc::UnboundedReceiver<End>,
@@ -116,6 +117,8 @@ impl Deeds {
             // A service's image was checked when it came, and is used from where it lies.
             Act::Stage(_) if self.job != Job::Running => _ = self.ends.send(End::Job(Ok(()))),
             Act::Fetch(_) | Act::Stage(_) => {}
+            // The others need this node: nobody waits for connections to end.
+            Act::Undrain if self.stop_draining() => self.deed(Act::Undrain, state, world),
             act if self.deed.is_none() => self.deed(act, state, world),
             _ => {}
         }
@@ -218,7 +221,10 @@ impl Deeds {
             }
             Act::Undrain => {
                 let order = control::Request::NodeUndrain { node: self.name() };
-                self.start_deed(again, async move { give(order).await });
+                self.start_deed(again, async move {
+                    haproxy::go_on().await?;
+                    give(order).await
+                });
             }
             Act::Switch { to: Target::System(version), .. } => {
                 if world.note(|record| (record.switched, record.failed) = (Some(version), None)) {
@@ -313,9 +319,19 @@ impl Deeds {
     }
 
     fn start_deed(&mut self, act: Act, deed: impl Future<Output = Result<(), String>> + Send + 'static) {
-        self.deed = Some(act.clone());
-        let ends = self.ends.clone();
-        tokio::spawn(async move { _ = ends.send(End::Deed(act, deed.await)) });
+        let (ends, ended) = (self.ends.clone(), act.clone());
+        let task = tokio::spawn(async move { _ = ends.send(End::Deed(ended, deed.await)) });
+        self.deed = Some((act, task.abort_handle()));
+    }
+
+    /// Ends a drain that is under way; what it has begun is for [`Act::Undrain`] to take back. One that is just over is left to say so:
+    /// there is one thread here, so what has not said so yet never will.
+    fn stop_draining(&mut self) -> bool {
+        let drains = matches!(&self.deed, Some((Act::Drain { .. }, task)) if !task.is_finished());
+        if drains && let Some((_, task)) = self.deed.take() {
+            task.abort();
+        }
+        drains
     }
 
     fn deadline(&self, seconds: Option<u32>) -> Duration {

@@ -45,13 +45,24 @@ impl Master {
 
     /// The `description` of the configuration that the worker has loaded.
     pub async fn description(&self) -> Result<Option<String>, Failure> {
-        let info = self.ask("@1 show info", ANSWER_TIMEOUT).await?;
-        // Without a name the master has no worker yet, or ended before it could ask one: it begins anew once its worker is made.
-        // One that stops has closed its listeners, takes no more commands, and ends with its last connection.
-        if !info.starts_with("Name: HAProxy") || info.lines().any(|line| line == "Stopping: 1") {
+        let info = self.info().await?;
+        // One that is ending has closed its listeners, takes no more commands, and goes with its last connection.
+        if ending(&info) {
             return Err(Failure::NotRunning);
         }
         Ok(info.lines().find_map(|line| line.strip_prefix("description: ")).map(str::to_owned))
+    }
+
+    /// Whether the worker was asked to end with its last connection, and no other has taken its place.
+    pub async fn is_ending(&self) -> Result<bool, Failure> {
+        Ok(ending(&self.info().await?))
+    }
+
+    /// `show info` of the worker.
+    async fn info(&self) -> Result<String, Failure> {
+        let info = self.ask("@1 show info", ANSWER_TIMEOUT).await?;
+        // The master has no worker yet, or ended before it could ask one: it begins anew once its worker is made.
+        if info.starts_with("Name: HAProxy") { Ok(info) } else { Err(Failure::NotRunning) }
     }
 
     /// Has the worker carry out commands that answer an empty line each when they succeed. What refuses them because it is
@@ -120,6 +131,10 @@ impl Master {
             ))),
         }
     }
+}
+
+fn ending(info: &str) -> bool {
+    info.lines().any(|line| line == "Stopping: 1")
 }
 
 /// The reasons in what HAProxy prints, in one line of at most 500 characters.

@@ -123,11 +123,18 @@ async fn states_and_configuration_hold_through_restart_reload_and_refusal() {
     shows(&handle, ["UP", "MAINT", "UP"]).await;
     let mut last = TcpStream::connect("10.77.0.10:9000").await.unwrap();
     last.write_all(b"last 1").await.unwrap();
-    let _served = hears(&echo, b"last 1").await;
+    let mut served = hears(&echo, b"last 1").await;
     proxy.signal("USR1");
     until("the port is closed", async || get(8000).await.is_none()).await;
     order(&handle, &mut events, 1, BackendState::Ready).await;
-    last.write_all(b"last 2").await.expect("it has not ended");
+
+    // Until it is needed after all: then it serves again, and what it carried has not noticed.
+    go_on_in(&root.join(&crate::paths::HAPROXY_DIR[1..])).await.unwrap();
+    assert!(get(8000).await.is_some());
+    shows(&handle, ["UP", "UP", "UP"]).await;
+    last.write_all(b"last 2").await.unwrap();
+    served.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"last 2");
 }
 
 /// The connection on which those bytes come.

@@ -28,6 +28,7 @@ main() {
 
 up_node() {
     local machine=$1 name=$2 connect=$3
+    answers
     if is dominfo "$machine"; then
         say "$machine is defined already"
     else
@@ -56,6 +57,7 @@ upload() {
 
 down_node() {
     local machine=$1 connect=$3 volume
+    answers
     if is_running "$machine"; then
         run virsh --connect "$connect" destroy "$machine"
     fi
@@ -70,17 +72,28 @@ down_node() {
 }
 
 status_node() {
-    local machine=$1 connect=$3 state
-    state=$(virsh --connect "$connect" domstate "$machine" 2> /dev/null) || state='not there'
+    local machine=$1 connect=$3 state='not there'
+    answers
+    ! is dominfo "$machine" || state=$(virsh --connect "$connect" domstate "$machine")
     printf '%s\t%s\n' "$machine" "$state"
 }
 
-# Whether libvirt knows it. A dry run asks nothing: for `up` nothing is there, for `down` everything.
+# Stops here when the host does not answer: what it has must not be taken for missing.
+answers() {
+    [ -n "$dry" ] || virsh --connect "$connect" uri > /dev/null || fail 69 "libvirt at $connect does not answer"
+}
+
+# Whether libvirt knows it. A dry run asks nothing: for `up` nothing is there, for `down` everything. What is not there is told in
+# words, and any other failure stops all.
 is() {
+    local said
     if [ -n "$dry" ]; then
         [ "$what" = down ]
-    else
-        virsh --connect "$connect" "$@" > /dev/null 2>&1
+    elif ! said=$(LC_ALL=C virsh --connect "$connect" "$@" 2>&1); then
+        case $said in
+            *'failed to get domain'* | *'failed to get vol'* | *'Domain not found'* | *'Storage volume not found'*) return 1 ;;
+            *) fail 69 "virsh $1 $2 at $connect: $said" ;;
+        esac
     fi
 }
 
@@ -88,7 +101,7 @@ is_running() {
     if [ -n "$dry" ]; then
         [ "$what" = down ]
     else
-        [ "$(virsh --connect "$connect" domstate "$1" 2> /dev/null)" = running ]
+        is dominfo "$1" && [ "$(LC_ALL=C virsh --connect "$connect" domstate "$1")" = running ]
     fi
 }
 

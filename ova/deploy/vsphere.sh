@@ -52,13 +52,23 @@ import_node() {
 
 # A rule needs all its machines, so it comes after the imports and before the first start.
 keep_apart() {
-    local machines
+    local machines machine whole=yes members
     [ "$(value .vsphere.anti_affinity)" = true ] || return 0
-    if has_rule; then
-        say "the rule $rule is there already"
-        return
-    fi
     mapfile -t machines < <(value '.nodes[].machine')
+    if has_rule; then
+        # vCenter takes a machine that is removed out of its rule.
+        if [ -z "$dry" ]; then
+            members=$(govc cluster.rule.ls -dc "$datacenter" -cluster "$cluster" -name "$rule")
+            for machine in "${machines[@]}"; do
+                grep --quiet --line-regexp --fixed-strings "$machine" <<< "$members" || whole=
+            done
+        fi
+        if [ -n "$whole" ]; then
+            say "the rule $rule is there already"
+            return
+        fi
+        run govc cluster.rule.remove -dc "$datacenter" -cluster "$cluster" -name "$rule"
+    fi
     run govc cluster.rule.create -dc "$datacenter" -cluster "$cluster" -name "$rule" -enable -anti-affinity "${machines[@]}"
 }
 
@@ -87,18 +97,22 @@ status_node() {
 
 # Whether vCenter knows it. A dry run asks nothing: for `up` nothing is there, for `down` everything.
 is_there() {
+    local found
     if [ -n "$dry" ]; then
         [ "$what" = down ]
     else
-        [ -n "$(govc find -dc "$datacenter" . -type m -name "$1")" ]
+        found=$(govc find -dc "$datacenter" . -type m -name "$1") || fail 69 "vCenter does not tell whether $1 is there"
+        [ -n "$found" ]
     fi
 }
 
 has_rule() {
+    local rules
     if [ -n "$dry" ]; then
         [ "$what" = down ]
     else
-        govc cluster.rule.ls -dc "$datacenter" -cluster "$cluster" | grep --quiet --line-regexp --fixed-strings "$rule"
+        rules=$(govc cluster.rule.ls -dc "$datacenter" -cluster "$cluster") || fail 69 "vCenter does not tell its rules"
+        grep --quiet --line-regexp --fixed-strings "$rule" <<< "$rules"
     fi
 }
 

@@ -12,6 +12,7 @@
 
 use std::io;
 
+use sha2::{Digest as _, Sha256};
 use trilith_core::slots::{Content, Entry, Image, Slot, Slots, Step};
 
 use crate::failure::Failure;
@@ -235,6 +236,11 @@ fn take(
         Step::Verify { slot, image } => check(disk, *slot, image.root, &mut told),
         Step::WriteUki { file, image } => {
             let bytes = source()?.whole(UKI).map_err(Failure::io(format!("{UKI} cannot be read")))?;
+            // Checked when it came; but where it has lain since, others may write.
+            let signed = bundle.and_then(|bundle| bundle.manifest.part(UKI)).map(|part| part.sha256);
+            if signed != Some(Hash(Sha256::digest(&bytes).into())) {
+                return Err(Failure::BadMedium { what: format!("{UKI} is not the one that was signed") });
+            }
             write_uki(disk, file, &bytes, *image)
         }
         Step::Copy { from, to } => {

@@ -106,9 +106,8 @@ pub struct Seen {
 pub struct Own {
     /// What it says of itself to the set. `other`: the version in the other slot, if that is complete.
     pub node: Node,
-    /// Since when something runs on trial: an unblessed slot since the machine's boot (not one that was only retired: that has served
-    /// before), a document since the supervisor's start with it, a service since its restart. It ends with [`Act::Bless`] or
-    /// [`Act::Revert`].
+    /// Since when something runs on trial: an unblessed slot (not one that was only retired: that has served before) or a document,
+    /// since this node's coordinator has started with it. It ends with [`Act::Bless`] or [`Act::Revert`].
     pub trial: Option<Time>,
     /// What did not work here: it went back from it by [`Act::Revert`] or by the boot loader, or could not even switch to it. Kept
     /// on disk until [`Act::Forget`], or until the same is staged again. It is written before a revert begins, so that one that

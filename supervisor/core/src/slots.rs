@@ -118,6 +118,11 @@ impl Entry {
         self.name().is_some_and(|name| name.tries.is_none())
     }
 
+    /// Its peers have seen it serve, now or before it made room for a lower version.
+    pub fn proven(&self) -> bool {
+        self.blessed() || self.tries() == Some(Tries::RETIRED)
+    }
+
     /// systemd-boot's order, first to start first: boot.c, `boot_entry_compare()`. All entries have the same sort key; the
     /// version is that of the UKI, which is the one in the name.
     fn rank(&self) -> impl Ord + use<> {

@@ -160,3 +160,8 @@ pub struct Channel {
     /// Refused: forged, replayed, malformed, or not from a node's address.
     pub refused: u64,
 }
+
+/// A document's fingerprint ([`crate::config::Settings::fingerprint`]) as it is shown and compared: 8 digits.
+pub fn fingerprint(fingerprint: u32) -> String {
+    format!("{fingerprint:08x}")
+}

@@ -90,9 +90,9 @@ enum Command {
     /// It holds the status, the journal, the first boot's report, the set's document, units, addresses, routes, firewall rules
     /// and HAProxy's counters: no set secret, no password hashes, no private keys.
     ///
-    /// Without --output it is gathered as root, by trilith-support.service, into /var/lib/trilith/support, where the newest
-    /// five stay; its path is printed. With --output it is gathered here and now, with the rights of who asks: what these do
-    /// not reach is told in its place.
+    /// It is gathered as root, by trilith-support.service, into /run/trilith-support, where the newest three stay until the next boot.
+    /// --output fetches it from there. While no supervisor runs it is gathered with the rights of who asks: what these do not reach is
+    /// told in its place.
     #[command(after_long_help = examples(&[
         ("trilith support-bundle", "Leave it on the node and print where."),
         ("ssh admin@node-b trilith support-bundle --output - > node-b.tar.gz", "Fetch it from afar."),
@@ -289,7 +289,7 @@ enum ConfigCommand {
     /// The fingerprint tells whether two documents mean the same, whatever their comments and order of keys.
     #[command(after_long_help = examples(&[
         ("trilith config check set.toml", "Check a document before it is copied to the nodes."),
-        ("ssh node-b cat /var/lib/trilith/set.toml | trilith config check -", "Check another node's."),
+        ("ssh admin@node-b trilith config check - < set.toml", "As the version on that node would read it."),
     ]))]
     Check {
         /// The document, - for stdin.
@@ -364,7 +364,10 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
         Command::ServiceImage { name } => service::lay(&name),
         Command::Node(NodeCommand::Replace(NodeArgs { node })) => upgrade::replace(node),
         Command::Node(NodeCommand::Recover) => upgrade::recover(),
-        Command::Node(NodeCommand::Reset { yes }) => end(firstboot::reset(yes), false),
+        Command::Node(NodeCommand::Reset { yes }) if yes || firstboot::confirmed() => order(Request::Reset, false),
+        Command::Node(NodeCommand::Reset { .. }) => {
+            fail(Exit::Failed, "nothing was changed; give --yes to do it without a question")
+        }
         Command::Firstboot(args) => end(firstboot::firstboot(&args), args.json),
         Command::State => {
             state::open();

@@ -72,6 +72,8 @@ pub enum Request {
     },
     /// Write down what somebody who helps from afar would ask for.
     SupportBundle,
+    /// Have the next boot take the first-boot answers anew.
+    Reset,
 }
 
 /// What the supervisor answers.
@@ -120,6 +122,8 @@ pub enum Asked {
     },
     /// To be put to systemd.
     SupportBundle,
+    /// To be noted for the next boot.
+    Reset,
 }
 
 /// Reads one line, without or with its end.
@@ -167,6 +171,7 @@ impl Request {
                 Asked::Power { deed: *deed, node, force: *force }
             }
             Request::SupportBundle => Asked::SupportBundle,
+            Request::Reset => Asked::Reset,
         })
     }
 }
@@ -184,6 +189,7 @@ impl fmt::Display for Request {
                 write!(f, "{deed} {node}{}", if *force { " by force" } else { "" })
             }
             Request::SupportBundle => f.write_str("write a support bundle"),
+            Request::Reset => f.write_str("take the first-boot answers anew"),
         }
     }
 }

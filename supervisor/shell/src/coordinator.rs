@@ -47,6 +47,8 @@ use sight::World;
 const BUSY: Duration = Duration::from_millis(500);
 /// How often it is looked at otherwise: for the table of nodes.
 const CALM: Duration = Duration::from_secs(5);
+/// What the names of its notices begin with.
+const NOTICE: &str = "coordinator-";
 /// Connections of peers that wait to be served.
 const INBOUND: usize = 16;
 
@@ -82,11 +84,12 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
     let (mut states, mut health) = (replica.state(), replica.health());
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let begun = Instant::now();
+    // What the process before this one has told is not forgotten, but told anew or taken away.
+    let left = notices::read(paths::NOTICES.as_ref()).into_iter().filter(|notice| notice.name.starts_with(NOTICE));
+    world.told = left.map(|notice| notice.text).collect();
     info!(node = name, set = settings.set.name, "coordinator starts");
     notify.ready();
     loop {
-        // Without them nothing can be said of what runs; a machine that is still starting takes its time for it.
-        world.look_at_slots().await;
         let state = states.borrow_and_update().clone();
         let healthy = health.borrow_and_update().clone();
         world.look(&state, &replica, me).await;
@@ -94,16 +97,20 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
         world.own.job = deeds.job();
         let now = Time(begun.elapsed().as_micros() as u64);
         tell(&healthy, &state, &name, &mut world);
-        let sight = sight_of(&world, &state, &healthy, replica.is_leader());
-        for act in agent.step(now, &sight) {
-            deeds.begin(act, &state, &mut world);
+        // Before the slots are known nothing can be said of what runs.
+        let knows = world.knows_slots();
+        if knows {
+            let sight = sight_of(&world, &state, &healthy, replica.is_leader());
+            for act in agent.step(now, &sight) {
+                deeds.begin(act, &state, &mut world);
+            }
+            deeds.found(&state, &healthy, &world);
         }
-        deeds.found(&state, &healthy, &world);
         if deeds.leaves() || world.given_up {
             info!("coordinator starts anew, with another document");
             break;
         }
-        let busy = state.rollout.is_some() || world.own.trial.is_some() || deeds.busy();
+        let busy = !knows || state.rollout.is_some() || world.own.trial.is_some() || deeds.busy();
         let mut wait = if busy { BUSY } else { CALM };
         if let Some(deadline) = agent.deadline() {
             wait = wait.min(deadline.since(now).max(Duration::from_millis(20)));
@@ -141,11 +148,11 @@ fn tell(health: &trilith_raft::Health, state: &State, me: &str, world: &mut Worl
     if alarms == world.told {
         return;
     }
-    for place in 0..alarms.len().max(world.told.len()) {
-        let file = format!("coordinator-{place}");
-        if let Err(error) = notices::write(paths::NOTICES.as_ref(), &file, alarms.get(place).map(String::as_str)) {
-            warn!("notice {file}: {error}");
-        }
+    let written = (0..alarms.len().max(world.told.len())).try_for_each(|place| {
+        notices::write(paths::NOTICES.as_ref(), &format!("{NOTICE}{place}"), alarms.get(place).map(String::as_str))
+    });
+    match written {
+        Ok(()) => world.told = alarms,
+        Err(error) => warn!("{}: {error}", paths::NOTICES),
     }
-    world.told = alarms;
 }

@@ -51,15 +51,14 @@ pub fn firstboot(args: &Args) -> Ended {
     }
 }
 
-/// Asks the next boot to take the answers anew. Without `yes` a human is asked.
-pub fn reset(yes: bool) -> Ended {
-    if !yes && !confirmed() {
-        return Ended::Failed("nothing was changed; give --yes to do it without a question".to_owned());
-    }
-    match Store::below("/".as_ref()).want_reset() {
-        Ok(()) => Ended::Done("the next boot takes the first-boot answers anew: reboot when it suits".to_owned()),
-        Err(error) => Ended::Failed(format!("{error:#}")),
-    }
+/// Has the next boot take the answers anew. Takes root.
+///
+/// # Errors
+/// One line: the disk does not take it.
+pub fn want_reset() -> Result<String, String> {
+    let done = Store::below("/".as_ref()).want_reset();
+    done.map_err(|error| format!("{error:#}"))?;
+    Ok("the next boot takes the first-boot answers anew: reboot when it suits".to_owned())
 }
 
 fn check(findings: &Findings, json: bool) -> Ended {
@@ -96,7 +95,8 @@ fn in_words(report: &Report) -> String {
     [first].into_iter().chain(report.notices.iter().cloned()).chain(warnings).collect::<Vec<_>>().join("\n")
 }
 
-fn confirmed() -> bool {
+/// Whether a human says that the answers shall be taken anew.
+pub fn confirmed() -> bool {
     if !io::stdin().is_terminal() {
         return false;
     }

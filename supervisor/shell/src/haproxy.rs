@@ -255,8 +255,8 @@ impl Shell {
         format!("trilith {}", self.mark)
     }
 
-    /// Writes the configuration beside HAProxy's directory, whose owner, HAProxy, could put another file in its place
-    /// before it is checked with the supervisor's privileges.
+    /// Writes the configuration beside HAProxy's directory, whose owner, HAProxy, could put another thing in its place, before it is
+    /// checked with the supervisor's privileges and after.
     fn write_candidate(&self) -> anyhow::Result<PathBuf> {
         let path = self.installed.dir.with_file_name(CANDIDATE);
         let text = render::render(&self.settings, self.me, &self.states);
@@ -271,7 +271,7 @@ impl Shell {
     }
 
     fn install(&self, candidate: &PathBuf) -> anyhow::Result<()> {
-        let target = self.installed.dir.join("haproxy.cfg");
+        let target = self.installed.dir.with_file_name(CONFIG);
         fs::rename(candidate, &target)
             .with_context(|| format!("cannot move {} to {}", candidate.display(), target.display()))
     }
@@ -332,7 +332,9 @@ async fn go_on_in(dir: &Path) -> Result<(), String> {
     }
 }
 
-/// Name of the configuration that is not in force yet.
+/// Name of the configuration, beside HAProxy's directory.
+const CONFIG: &str = "haproxy.cfg";
+/// Name of the one that is not in force yet.
 const CANDIDATE: &str = "haproxy.cfg.new";
 
 #[cfg(test)]

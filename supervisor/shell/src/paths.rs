@@ -1,6 +1,6 @@
 //! Where things are on a node.
 
-/// HAProxy's configuration and sockets. The base overlay's `tmpfiles.d/trilith.conf` makes it: owner `haproxy`, setgid root.
+/// HAProxy's sockets; its configuration is beside it. The base overlay's `tmpfiles.d/trilith.conf` makes it: owner `haproxy`, setgid root.
 pub const HAPROXY_DIR: &str = "/run/trilith/haproxy";
 
 /// The control socket: `trilith status` and the other commands talk to the supervisor through it.
@@ -17,8 +17,8 @@ pub const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 pub const NOTICES: &str = "/run/trilith/notices";
 /// What the first boot did, and what was wrong with the answers.
 pub const FIRSTBOOT_REPORT: &str = "/run/trilith/firstboot.json";
-/// Where support bundles are put.
-pub const SUPPORT_DIR: &str = "/var/lib/trilith/support";
+/// Where support bundles are put, for root and the group trilith-admin to fetch.
+pub const SUPPORT_DIR: &str = "/run/trilith-support";
 /// Hashes of passwords. (shadow(5))
 pub const SHADOW: &str = "/etc/shadow";
 /// HAProxy's unit, in the base overlay.

@@ -24,7 +24,7 @@ use trilith_core::wire::Session;
 use crate::alarm::Alarm;
 use crate::control::{self, Asked};
 use crate::trial::Trial;
-use crate::{disk, front, haproxy, net, notices, notify, paths, peers, support, systemd, version};
+use crate::{disk, firstboot, front, haproxy, net, notices, notify, paths, peers, support, systemd, version};
 
 /// Events that may wait for the loop; a shell that finds the queue full waits.
 const EVENTS: usize = 512;
@@ -223,6 +223,10 @@ impl Run {
                     let result = support::by_unit().await;
                     let _ = reply.send(result.map_or_else(control::Response::refused, control::Response::done));
                 });
+            }
+            Ok(Asked::Reset) => {
+                let result = firstboot::want_reset();
+                let _ = reply.send(result.map_or_else(control::Response::refused, control::Response::done));
             }
             Ok(Asked::Order(request)) => {
                 self.next_ticket += 1;

@@ -127,7 +127,7 @@ fn carry(deed: Deed, seen: &mut Option<Slots>) -> Result<()> {
         Deed::Bless => (None, slots.plan_bless()?),
         Deed::Revert => (None, slots.plan_rollback(true)?),
         Deed::OnTrial => {
-            let proven = slots.entry(running).is_none_or(|entry| entry.blessed());
+            let proven = slots.entry(running).is_none_or(|entry| entry.proven());
             if proven || slots.image(running.other()).is_none() {
                 bail!("nothing is on trial");
             }
@@ -135,7 +135,7 @@ fn carry(deed: Deed, seen: &mut Option<Slots>) -> Result<()> {
         }
         Deed::Stage(version) | Deed::Switch(version) => {
             let there = slots.image(running.other()).is_some_and(|image| image.version == version);
-            if there && slots.entry(running.other()).is_some_and(|entry| entry.blessed()) {
+            if there && slots.entry(running.other()).is_some_and(|entry| entry.proven()) {
                 // The version of before is still there: to go back to it needs no bundle.
                 let steps = if matches!(deed, Deed::Switch(_)) { slots.plan_rollback(false)? } else { Vec::new() };
                 (None, steps)

@@ -1,7 +1,8 @@
 //! The support bundle: one archive with what somebody who helps from afar would ask for, and no secret in it.
 //!
-//! It is gathered with the rights of who runs it. Whoever is not root has it gathered by `trilith-support.service`, through the
-//! supervisor. What can't be had is told in its place; a bundle is never refused for that.
+//! Whoever is not root has it gathered by `trilith-support.service`, through the supervisor, and fetches what that has written;
+//! where there is no supervisor it is gathered with the rights of who asks. What can't be had is told in its place; a bundle is never
+//! refused for that.
 
 use std::fs;
 use std::io::{self, Write};
@@ -29,12 +30,30 @@ mod tar;
 /// One line that says what is wrong.
 pub async fn by_unit() -> Result<String, String> {
     systemd::run_once(UNIT, PATIENCE).await?;
-    let folder = Path::new(paths::SUPPORT_DIR);
-    let newest = bundles(folder).ok().and_then(|mut bundles| bundles.pop());
-    match newest {
+    match newest() {
         Some(path) => Ok(written(&path)),
-        None => Err(format!("{UNIT} has left no bundle in {}; see journalctl --unit {UNIT}", folder.display())),
+        None => Err(format!("{UNIT} has left no bundle in {}; the node's logs say more", paths::SUPPORT_DIR)),
     }
+}
+
+/// The bundle that the unit has written last.
+pub fn newest() -> Option<PathBuf> {
+    bundles(Path::new(paths::SUPPORT_DIR)).ok()?.pop()
+}
+
+/// Copies a bundle to `output`: a folder, a file, or `-` for stdout. Returns where it is when it is in a folder.
+///
+/// # Errors
+/// It can't be read or written.
+pub fn fetch(bundle: &Path, output: &Path) -> Result<Option<PathBuf>> {
+    let bytes = fs::read(bundle).with_context(|| format!("reading {}", bundle.display()))?;
+    if output.is_dir() {
+        let path = output.join(bundle.file_name().unwrap_or_default());
+        into_file(&path, &bytes)?;
+        return Ok(Some(path));
+    }
+    put(output, &bytes)?;
+    Ok(None)
 }
 
 /// Gathers a bundle here and now and writes it into `folder`, where at most [`KEPT`] stay; returns its path.
@@ -59,11 +78,15 @@ pub async fn into_folder(folder: &Path, socket: &Path) -> Result<PathBuf> {
 /// The file can't be written.
 pub async fn into_output(output: &Path, socket: &Path) -> Result<()> {
     let (_, bytes) = gather(socket).await?;
+    put(output, &bytes)
+}
+
+fn put(output: &Path, bytes: &[u8]) -> Result<()> {
     if output == "-" {
         let mut stdout = io::stdout().lock();
-        return stdout.write_all(&bytes).and_then(|()| stdout.flush()).context("writing the bundle to stdout");
+        return stdout.write_all(bytes).and_then(|()| stdout.flush()).context("writing the bundle to stdout");
     }
-    into_file(output, &bytes)
+    into_file(output, bytes)
 }
 
 /// What is told when a bundle is there.
@@ -201,7 +224,7 @@ async fn output_of(command: &[&str]) -> String {
 const FILES: &[(&str, &str)] = &[
     ("firstboot.json", paths::FIRSTBOOT_REPORT),
     ("set.toml", paths::SET_FILE),
-    ("haproxy.cfg", "/run/trilith/haproxy/haproxy.cfg"),
+    ("haproxy.cfg", "/run/trilith/haproxy.cfg"),
     ("cmdline.txt", "/proc/cmdline"),
     ("mounts.txt", "/proc/self/mounts"),
     ("partitions.txt", "/proc/partitions"),
@@ -231,7 +254,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
 const UNIT: &str = "trilith-support.service";
 const SUFFIX: &str = ".tar.gz";
 /// So many bundles stay in the folder.
-const KEPT: usize = 5;
+const KEPT: usize = 3;
 /// The most that is taken of one file or command, in bytes.
 const LONGEST: u64 = 8 * 1024 * 1024;
 /// How long the unit may take; less than a request may.

@@ -284,9 +284,9 @@ pub async fn run_once(name: &str, patience: Duration) -> Result<(), String> {
     };
     match timeout(patience, done).await {
         Ok(Ok(result)) if result == "done" => Ok(()),
-        Ok(Ok(result)) => Err(format!("{name}: {result}; see journalctl --unit {name}")),
+        Ok(Ok(result)) => Err(format!("{name}: {result}; the node's logs say more")),
         Ok(Err(error)) => Err(format!("cannot start {name}: {error}")),
-        Err(_) => Err(format!("{name} did not end within {} s; see systemctl status {name}", patience.as_secs())),
+        Err(_) => Err(format!("{name} did not end within {} s; the node's logs say more", patience.as_secs())),
     }
 }
 

@@ -61,7 +61,7 @@ fn without_a_supervisor_every_command_is_code_4_and_says_where_to_look() {
         let output = command(words).args(["--socket", "/nonexistent.sock"]).output().unwrap();
         assert_eq!(output.status.code(), Some(4), "{output:?}");
         assert!(stderr(&output).contains("the supervisor is not running"), "{output:?}");
-        assert!(stderr(&output).contains("see systemctl status trilith"), "{output:?}");
+        assert!(stderr(&output).contains("the node's logs say why"), "{output:?}");
         let output = command(words).args(["--json", "--socket", "/nonexistent.sock"]).output().unwrap();
         let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((output.status.code(), &said["result"]), (Some(4), &"unreachable".into()));

@@ -6,7 +6,7 @@ use super::Node;
 use crate::config::{NodeId, VipId};
 use crate::decision::describe_reason;
 use crate::health::Fitness;
-use crate::status::{NodeStatus, Relay, Status, Timers, VipStatus};
+use crate::status::{NodeStatus, Relay, Status, Timers, VipStatus, fingerprint};
 use crate::time::Time;
 
 /// Version of the schema of [`Status`].
@@ -167,8 +167,4 @@ fn millis(span: Duration) -> u64 {
 
 fn version(version: [u16; 3]) -> String {
     version.map(|part| part.to_string()).join(".")
-}
-
-fn fingerprint(fingerprint: u32) -> String {
-    format!("{fingerprint:08x}")
 }

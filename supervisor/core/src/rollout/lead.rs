@@ -20,10 +20,11 @@ impl Agent {
             }
             return;
         };
-        if turn.step == Step::Offered
-            && let Some((node, seen)) = self.missed(sight, rollout, &turn.node)
-        {
-            let reason = format!("node {node} {}", seen.why());
+        let bars = match self.missed(sight, rollout, &turn.node) {
+            Some((node, seen)) => Some(format!("node {node} {}", seen.why())),
+            None => self.is_kept_out(sight, &turn.node).then(|| format!("node {} is drained", turn.node)),
+        };
+        if let (Step::Offered, Some(reason)) = (turn.step, bars) {
             wants.push(Act::Propose(Ask::Withdraw { rollout: rollout.id, node: turn.node.clone(), reason }));
             return;
         }

@@ -10,7 +10,14 @@ impl Agent {
     /// Whether this node may be out of service now.
     pub(super) fn may_go(&self, sight: &Sight, rollout: &Rollout, node: &str) -> bool {
         let goes = node == self.me || mends(rollout) || is_fit(sight, node);
+        let goes = goes && !self.is_kept_out(sight, node);
         self.planted.has(Bug::TurnAlone) || (goes && self.missed(sight, rollout, node).is_none())
+    }
+
+    /// Whether an operator has drained this node: a rollout would have to put it back into service to see it serve.
+    pub(super) fn is_kept_out(&self, sight: &Sight, node: &str) -> bool {
+        let drained = sight.nodes.get(node).is_some_and(|seen| seen.drained);
+        drained && (node != self.me || sight.own.drain == Drain::No)
     }
 
     /// Another node that does not serve, while this one is out of service or about to be. One that does not serve anyway may be

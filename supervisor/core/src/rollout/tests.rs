@@ -219,6 +219,39 @@ fn an_offer_is_taken_back_when_another_node_fails_before_it_is_taken() {
 }
 
 #[test]
+fn a_node_that_an_operator_has_drained_gets_no_turn() {
+    let mut bench = Bench::new("a", Options { force: true, ..Options::default() });
+    bench.leads = true;
+    bench.seen("b").drained = true;
+    let offer = |node: &str| Act::Propose(Ask::Offer { rollout: 1, node: node.into() });
+    assert_eq!(bench.pass(1), [], "while one is out of service no other one leaves it");
+    assert_eq!(waits("a", &bench.sight()).as_deref(), Some("node b is drained"));
+    bench.seen("b").drained = false;
+    assert_eq!(bench.pass(1), [offer("b")]);
+    bench.turn("b", &[]);
+    bench.seen("b").drained = true;
+    let reason = "node b is drained".into();
+    assert_eq!(bench.pass(1), [Act::Propose(Ask::Withdraw { rollout: 1, node: "b".into(), reason })]);
+
+    let mut bench = Bench::new("b", Options::default());
+    bench.turn("b", &[]);
+    bench.seen("b").drained = true;
+    assert_eq!(bench.pass(1), [], "it does not take a turn that it was offered just before");
+}
+
+#[test]
+fn a_drain_that_came_to_nothing_is_begun_again() {
+    let mut bench = Bench::new("b", Options::default());
+    bench.turn("b", &[Step::Draining]);
+    let drain = Act::Drain { deadline_s: None };
+    assert_eq!(bench.pass(1), std::slice::from_ref(&drain));
+    (bench.own.drain, bench.seen("b").drained) = (Drain::Going, true);
+    assert_eq!(bench.pass(REPEAT.as_secs()), [drain]);
+    bench.own.drain = Drain::Done;
+    assert!(matches!(&bench.pass(REPEAT.as_secs())[..], [Act::Propose(Ask::Step { to: Step::Acting, .. })]));
+}
+
+#[test]
 fn a_node_that_is_lost_halts_the_rollout() {
     let mut bench = Bench::new("a", Options::default());
     bench.leads = true;

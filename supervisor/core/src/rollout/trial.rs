@@ -2,7 +2,7 @@
 
 use super::{Act, Agent, DRIFT, Drain, Job, ORPHAN, RESTART_TRIAL, RETRY, SETTLE, Sight, TRIAL, TRIES, Target};
 use crate::plant::Bug;
-use crate::set::{Ask, Hold, Phase, Release, Rollout, Step};
+use crate::set::{Ask, Hold, Kind, Phase, Release, Rollout, Step};
 use crate::time::Time;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -26,12 +26,21 @@ impl Agent {
         }
         // A state that does not know this node yet is one from before: it knows nothing of bundles either.
         let fresh = sight.quorum && told;
+        let back = self.way_back(sight);
         let gone = own.bundles.iter().filter(|release| fresh && !state.bundles.contains_key(*release));
+        let gone = gone.filter(|release| back.as_ref() != Some(*release));
         let gone: BTreeSet<Release> = gone.cloned().collect();
         self.orphans.hold(now, (!gone.is_empty()).then(|| gone.clone()));
         if self.alarm.passed(self.orphans.since(), ORPHAN) {
             wants.extend(gone.into_iter().map(Act::Discard));
         }
+    }
+
+    /// What a service of this node goes back to should its rollout fail, catalogued or not.
+    fn way_back(&self, sight: &Sight) -> Option<Release> {
+        let rollout = sight.state.rollout.as_ref()?;
+        let Kind::Service { name, .. } = &rollout.kind else { return None };
+        Some(Release::service(name, rollout.nodes.get(&self.me)?.from?))
     }
 
     /// Has what the rollout needs on this node's disk before anybody is drained.

@@ -94,8 +94,8 @@ impl Agent {
             wants.push(Act::HandOver);
         }
         match own.drain {
-            Drain::No => wants.push(Act::Drain { deadline_s }),
-            Drain::Going => {}
+            // Whoever is at it already goes on; one that has failed, or whose process has started anew, begins again.
+            Drain::No | Drain::Going => wants.push(Act::Drain { deadline_s }),
             Drain::Done if vips == 0 && own.failed.as_ref().is_some_and(|failure| failure.what == *target) => {}
             Drain::Done if vips == 0 && step == Step::Draining => wants.push(self.go(rollout, Step::Acting)),
             Drain::Done if vips == 0 => {

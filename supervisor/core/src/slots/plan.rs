@@ -114,7 +114,7 @@ impl Slots {
     pub fn plan_install(&self, image: Image) -> Result<Vec<Step>, Refused> {
         let slot = self.running.other();
         let (running, entry) = self.anchor()?;
-        if !entry.blessed() && entry.tries() != Some(Tries::RETIRED) {
+        if !entry.proven() {
             return Err(Refused::Unproven(running.version));
         }
         if running.version == image.version || running.root == image.root {

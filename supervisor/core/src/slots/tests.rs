@@ -130,7 +130,7 @@ fn an_installation_never_leaves_the_disk_without_the_system_that_runs() {
         for at in 0..3 {
             let running = start.image(Slot::A).unwrap();
             let entry = start.entry(Slot::A).unwrap();
-            let trusted = entry.blessed() || entry.tries() == Some(Tries::RETIRED);
+            let trusted = entry.proven();
             let Ok(steps) = start.plan_install(image(at)) else {
                 assert!(!trusted || running == image(at), "refused: {start:?}");
                 continue;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use trilith_core::config::{ConfigError, MAX_DOCUMENT, Settings, parse_bytes};
+use trilith_core::status::fingerprint;
 
 use super::exit::Exit;
 use super::{print, print_json, report};
@@ -62,7 +63,7 @@ impl<'f> Finding<'f> {
             nodes: settings.nodes.iter().map(|node| node.name.as_str()).collect(),
             vips: settings.vips.iter().map(|vip| vip.name.as_str()).collect(),
             services: settings.services.iter().map(|service| service.name.as_str()).collect(),
-            fingerprint: format!("{:08x}", settings.fingerprint),
+            fingerprint: fingerprint(settings.fingerprint),
         }
     }
 

@@ -507,8 +507,15 @@ fn upload(file: &Path, to: Option<&str>) -> Result<Answer, Fault> {
                     return Err(Fault::broken());
                 };
                 let answer = send(tokio::io::join(input, output), source).await;
-                child.wait().await.map_err(Fault::local)?;
-                answer
+                let status = child.wait().await.map_err(Fault::local)?;
+                match answer {
+                    // It has told why itself.
+                    Err(Fault { exit: Exit::Unreachable, .. }) if !status.success() => Err(Fault {
+                        text: format!("{ssh} {host} trilith upgrade receive: {status}"),
+                        exit: Exit::Unreachable,
+                    }),
+                    answer => answer,
+                }
             }
         }
     })
@@ -607,10 +614,9 @@ fn unreachable(error: &io::Error) -> Fault {
         io::ErrorKind::PermissionDenied => {
             format!("{} may be opened by root and the group trilith-admin only", paths::COORDINATOR_SOCKET)
         }
-        _ => format!(
-            "the coordinator is not running ({}: {error}): see systemctl status trilith-coordinator",
-            paths::COORDINATOR_SOCKET
-        ),
+        _ => {
+            format!("the coordinator is not running ({}: {error}): the node's logs say why", paths::COORDINATOR_SOCKET)
+        }
     };
     Fault { text, exit: Exit::Unreachable }
 }

@@ -36,7 +36,7 @@ pub fn ask(path: &Path, request: Request) -> Result<Response, Unanswered> {
     let stream = UnixStream::connect(path).map_err(|error| not_running(path, &error))?;
     exchange(&stream, request).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Unanswered::TimedOut(format!(
-            "the supervisor did not answer within {} s: it may hang; see journalctl --unit trilith",
+            "the supervisor did not answer within {} s: it may hang; the node's logs say more",
             CLIENT_PATIENCE.as_secs()
         )),
         _ => Unanswered::Broken(format!("talking to the supervisor at {} failed: {error}", path.display())),
@@ -61,10 +61,7 @@ fn exchange(stream: &UnixStream, request: Request) -> io::Result<Response> {
 fn not_running(path: &Path, error: &io::Error) -> Unanswered {
     Unanswered::NotRunning(match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            format!(
-                "the supervisor is not running (nobody answers at {}): see systemctl status trilith",
-                path.display()
-            )
+            format!("the supervisor is not running (nobody answers at {}): the node's logs say why", path.display())
         }
         io::ErrorKind::PermissionDenied => {
             format!("{} may be opened by root and the group trilith-admin only", path.display())

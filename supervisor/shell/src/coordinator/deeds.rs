@@ -48,7 +48,7 @@ pub struct Deeds {
 
 /// How something ended.
 enum End {
-    Job(Result<(), String>),
+    Job(Option<Target>, Result<(), String>),
     Deed(Act, Result<(), String>),
 }
 
@@ -91,7 +91,7 @@ impl Deeds {
             Act::Fetch(release) if self.job != Job::Running => {
                 let held_by = state.bundles.get(&release).map(|bundle| bundle.held_by.clone()).unwrap_or_default();
                 let (replica, settings, me) = (self.replica.clone(), self.settings.clone(), self.me);
-                self.start_job(async move {
+                self.start_job(None, async move {
                     let peers = (0..settings.nodes.len() as u8).map(NodeId).filter(|node| *node != me);
                     let mut why = format!("no node holds bundle {release}");
                     for peer in peers.filter(|peer| held_by.contains(settings.node_name(*peer))) {
@@ -112,10 +112,12 @@ impl Deeds {
                 });
             }
             Act::Stage(Release { service: None, version }) if self.job != Job::Running => {
-                self.start_job(run_slot(Deed::Stage(version)));
+                self.start_job(Some(Target::System(version)), run_slot(Deed::Stage(version)));
             }
             // A service's image was checked when it came, and is used from where it lies.
-            Act::Stage(_) if self.job != Job::Running => _ = self.ends.send(End::Job(Ok(()))),
+            Act::Stage(Release { service: Some(name), version }) if self.job != Job::Running => {
+                self.start_job(Some(Target::Service(name, Some(version))), async { Ok(()) });
+            }
             Act::Fetch(_) | Act::Stage(_) => {}
             // The others need this node: nobody waits for connections to end.
             Act::Undrain if self.stop_draining() => self.deed(Act::Undrain, state, world),
@@ -141,11 +143,12 @@ impl Deeds {
     pub async fn ended(&mut self, world: &mut World) {
         let Some(end) = self.ended.recv().await else { return };
         match end {
-            End::Job(result) => {
+            End::Job(staged, result) => {
                 world.take_slots();
                 self.job = match result {
                     Ok(()) => {
-                        world.note(|record| record.failed = None);
+                        world
+                            .note(|record| _ = record.failed.take_if(|failure| Some(&failure.what) == staged.as_ref()));
                         Job::Idle
                     }
                     Err(why) => {
@@ -167,10 +170,14 @@ impl Deeds {
     fn take_in(&mut self, act: Act, result: Result<(), String>, world: &mut World) {
         world.take_slots();
         match (act, result) {
-            (Act::Drain { .. }, result) => world.own.drain = if result.is_ok() { Drain::Done } else { Drain::No },
+            // One that failed may have been done in part: it is begun again, or taken back. What could not be noted is done once more.
+            (Act::Drain { .. }, Ok(())) => {
+                let noted = world.note(|record| record.quiet = true);
+                world.own.drain = if noted { Drain::Done } else { Drain::Going };
+            }
             (Act::Undrain, Ok(())) => {
-                world.own.drain = Drain::No;
-                world.note(|record| record.drained = false);
+                let noted = world.note(|record| (record.drained, record.quiet) = (false, false));
+                world.own.drain = if noted { Drain::No } else { Drain::Going };
             }
             (Act::Switch { to: Target::Service(name, Some(version)), .. }, Ok(())) => {
                 world.note(|record| _ = record.services.insert(name, version));
@@ -178,6 +185,8 @@ impl Deeds {
             (Act::Switch { to: Target::Service(name, None), .. }, Ok(())) => {
                 world.note(|record| _ = record.services.remove(&name));
             }
+            // (A system's ends with this process.)
+            (Act::Switch { to: Target::Config(_), .. } | Act::Revert { .. }, Ok(())) => self.leaves = true,
             (Act::Bless, Ok(())) => _ = world.note(|record| record.switched = None),
             (Act::Switch { to, .. }, Err(reason)) => {
                 world.note(|record| (record.switched, record.failed) = (None, Some(Failure { what: to, reason })));
@@ -194,7 +203,7 @@ impl Deeds {
                 self.start_deed(again, async move { give_all(orders).await });
             }
             Act::Drain { deadline_s } => {
-                if world.note(|record| record.drained = true) {
+                if world.note(|record| (record.drained, record.quiet) = (true, false)) {
                     world.own.drain = Drain::Going;
                     let order = control::Request::NodeDrain { node: self.name() };
                     let deadline = self.deadline(deadline_s);
@@ -237,9 +246,10 @@ impl Deeds {
             Act::Switch { to: Target::Config(version), trial } => {
                 let documents = [state.config.trial.as_ref(), Some(&state.config.good), state.config.previous.as_ref()];
                 let found = documents.into_iter().flatten().find(|document| document.version == version);
+                let good = trial.then_some(&state.config.good);
                 let done = found.ok_or_else(|| format!("document {version} is not in the set's state"));
-                let done = done.and_then(|document| self.adopt(document, trial.then_some(&state.config.good), world));
-                _ = self.ends.send(End::Deed(again, done));
+                let done = done.and_then(|document| self.adopt(document, good, world));
+                self.start_with(again, done);
             }
             Act::Switch { to: Target::Service(name, version), .. } => match self.order(&name, version, world) {
                 Ok(order) => self.start_deed(again, service::switch(order)),
@@ -260,33 +270,45 @@ impl Deeds {
                 let failed = Failure { what: Target::Config(world.record.config), reason };
                 if world.note(|record| record.failed = Some(failed)) {
                     let done = self.adopt(&state.config.good, None, world);
-                    _ = self.ends.send(End::Deed(again, done));
+                    self.start_with(again, done);
                 }
             }
             Act::Propose(_) | Act::Fetch(_) | Act::Stage(_) | Act::Discard(_) | Act::Forget => {}
         }
     }
 
-    /// Puts a document in force: the supervisor and this process start anew with it. `back`: it is on trial, with that way back.
-    fn adopt(&mut self, document: &Document, back: Option<&Document>, world: &mut World) -> Result<(), String> {
+    /// Puts a document where the next start finds it. `back`: it is on trial, with that way back. What is cut off here goes on after
+    /// the next start, which finds the version by the text.
+    fn adopt(&self, document: &Document, back: Option<&Document>, world: &mut World) -> Result<(), String> {
         let name = format!("document {}", document.version);
         config::parse(&document.text, &name).map_err(|error| error.to_string())?;
-        let version = document.version;
         if let Some(good) = back {
-            let begun = Trial::begin(paths::TRIAL.as_ref(), version, &good.text);
+            let begun = Trial::begin(paths::TRIAL.as_ref(), document.version, &good.text);
             begun.map_err(|error| format!("{error:#}"))?;
         }
-        disk::replace(&self.document, document.text.as_bytes()).map_err(|error| format!("{error:#}"))?;
-        if !world.note(|record| (record.config, record.config_trial) = (version, back.is_some())) {
-            return Err(format!("{} can't be written", paths::COORDINATOR));
+        let (config, config_trial) = (world.record.config, world.record.config_trial);
+        let note = |world: &mut World, config, trial| {
+            let done = world.note(|record| (record.config, record.config_trial) = (config, trial));
+            done.then_some(()).ok_or_else(|| format!("{} can't be written", paths::COORDINATOR))
+        };
+        note(world, 0, back.is_some())?;
+        if let Err(error) = disk::replace(&self.document, document.text.as_bytes()) {
+            note(world, config, config_trial)?;
+            return Err(format!("{error:#}"));
         }
-        self.leaves = true;
-        tokio::spawn(async {
+        note(world, document.version, back.is_some())
+    }
+
+    /// Ends a deed that adopts a document: the supervisor starts anew with it, then this process. Should the supervisor not, it is not
+    /// seen serving with the document that this process then has.
+    fn start_with(&mut self, act: Act, adopted: Result<(), String>) {
+        self.start_deed(act, async {
+            adopted?;
             if let Err(why) = systemd::start_anew(paths::SUPERVISOR_UNIT).await {
                 warn!("{why}");
             }
+            Ok(())
         });
-        Ok(())
     }
 
     /// What takes a service of this node from the version that runs to that one.
@@ -312,10 +334,11 @@ impl Deeds {
         tokio::spawn(server::serve(asked, self, state, health, world));
     }
 
-    fn start_job(&mut self, job: impl Future<Output = Result<(), String>> + Send + 'static) {
+    /// Begins a job. `staged`: what it makes ready, so that it counts as sound again.
+    fn start_job(&mut self, staged: Option<Target>, job: impl Future<Output = Result<(), String>> + Send + 'static) {
         self.job = Job::Running;
         let ends = self.ends.clone();
-        tokio::spawn(async move { _ = ends.send(End::Job(job.await)) });
+        tokio::spawn(async move { _ = ends.send(End::Job(staged, job.await)) });
     }
 
     fn start_deed(&mut self, act: Act, deed: impl Future<Output = Result<(), String>> + Send + 'static) {
@@ -397,19 +420,32 @@ async fn give(order: control::Request) -> Result<(), String> {
 }
 
 /// Lets HAProxy end: it takes nothing new, tells those that are connected to go elsewhere, each in its protocol's words, and ends
-/// with the last of them. What is left at the deadline is closed.
+/// with the last of them. What is left at the deadline is closed. One that does not run has nothing to end.
 async fn end_connections(deadline: Duration) -> Result<(), String> {
     let begun = Instant::now();
-    systemd::signal(paths::HAPROXY_UNIT, Signal::SIGUSR1).await?;
-    let mut cut = false;
-    while systemd::runs(paths::HAPROXY_UNIT).await? {
-        if !cut && begun.elapsed() >= deadline {
-            info!("connections are left after {} s: they are closed", deadline.as_secs());
-            systemd::signal(paths::HAPROXY_UNIT, Signal::SIGTERM).await?;
-            cut = true;
-        }
+    let (mut asked, mut cut, mut trouble) = (false, false, None);
+    loop {
+        let late = begun.elapsed() >= deadline;
+        let looked = match systemd::runs(paths::HAPROXY_UNIT).await {
+            Ok(false) => break,
+            Ok(true) if late && !cut => {
+                info!("connections are left after {} s: they are closed", deadline.as_secs());
+                systemd::signal(paths::HAPROXY_UNIT, Signal::SIGTERM).await.map(|()| cut = true)
+            }
+            Ok(true) if !late && !asked => {
+                systemd::signal(paths::HAPROXY_UNIT, Signal::SIGUSR1).await.map(|()| asked = true)
+            }
+            look => look.map(drop),
+        };
+        // It may end just now, and systemd may be busy.
+        trouble = looked.err().or(trouble);
         if begun.elapsed() > deadline + CUT {
-            return Err(format!("{} does not end", paths::HAPROXY_UNIT));
+            if !(asked || cut) {
+                // It is started again and again: nothing lives for long enough to be asked.
+                break;
+            }
+            let why = trouble.map_or_else(String::new, |trouble| format!(": {trouble}"));
+            return Err(format!("{} does not end{why}", paths::HAPROXY_UNIT));
         }
         tokio::time::sleep(LOOK).await;
     }

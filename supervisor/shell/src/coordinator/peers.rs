@@ -20,8 +20,8 @@ use crate::paths;
 const BUNDLE: u8 = b'B';
 /// The first byte on a connection: the other's view is wanted.
 const VIEW: u8 = b'V';
-/// The longest question or answer about a view, in bytes.
-const MAX_VIEW: usize = 4096;
+/// The longest question or answer about a view, in bytes: four times what 64 services with the longest names have to say.
+const MAX_VIEW: usize = 16 << 10;
 /// How long a question may take to be answered.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -128,7 +128,8 @@ pub async fn bundles_of(replica: &Replica, peer: NodeId) -> std::io::Result<Stre
 
 async fn write<T: Serialize>(stream: &mut Stream, value: &T) -> std::io::Result<()> {
     let bytes = serde_json::to_vec(value)?;
-    stream.write_u16(bytes.len() as u16).await?;
+    let length = u16::try_from(bytes.len()).ok().filter(|length| usize::from(*length) <= MAX_VIEW);
+    stream.write_u16(length.ok_or_else(|| too_long(bytes.len()))?).await?;
     stream.write_all(&bytes).await?;
     stream.flush().await
 }
@@ -136,9 +137,14 @@ async fn write<T: Serialize>(stream: &mut Stream, value: &T) -> std::io::Result<
 async fn read<T: for<'de> Deserialize<'de>>(stream: &mut Stream) -> std::io::Result<T> {
     let length = usize::from(timeout(PATIENCE, stream.read_u16()).await??);
     if length > MAX_VIEW {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{length} bytes of question")));
+        return Err(too_long(length));
     }
     let mut bytes = vec![0; length];
     timeout(PATIENCE, stream.read_exact(&mut bytes)).await??;
     Ok(serde_json::from_slice(&bytes)?)
+}
+
+fn too_long(length: usize) -> std::io::Error {
+    let why = format!("{length} bytes of question or answer, more than {MAX_VIEW}");
+    std::io::Error::new(std::io::ErrorKind::InvalidData, why)
 }

@@ -26,6 +26,8 @@ pub struct Record {
     pub failed: Option<Failure>,
     /// This node is drained for a rollout, not by an operator.
     pub drained: bool,
+    /// That drain is over: its connections have ended.
+    pub quiet: bool,
     /// The services that were upgraded here, with the version that runs.
     pub services: BTreeMap<String, Version>,
     #[serde(skip)]

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::warn;
 use trilith_bundle::{Manifest, Store};
 use trilith_core::config::{NodeId, Settings};
 use trilith_core::rollout::{Drain, Failure, Own, Seen, Target};
 use trilith_core::set::{self, Fallback, LEVEL, State, Step, Version};
 use trilith_core::slots::{Content, Slots};
-use trilith_core::status::{NodeStatus, Status};
+use trilith_core::status::{NodeStatus, Status, fingerprint};
 use trilith_core::time::Time;
 use trilith_raft::Replica;
 
@@ -41,6 +43,8 @@ pub struct World {
     pub given_up: bool,
     /// Alarms that were told.
     pub told: Vec<String>,
+    /// The unit that looks at the slots, while it does.
+    looking: Option<JoinHandle<Result<(), String>>>,
     status: watch::Sender<Option<Status>>,
     settings: Arc<Settings>,
     name: String,
@@ -50,7 +54,12 @@ pub struct World {
 impl World {
     /// Nothing has been seen yet.
     pub fn new(settings: &Arc<Settings>, name: &str, document: &Path, record: Record) -> World {
-        let drain = if record.drained { Drain::Done } else { Drain::No };
+        let drain = match (record.drained, record.quiet) {
+            (false, _) => Drain::No,
+            // Cut off by the end of the process before this one: it is begun again, or taken back.
+            (true, false) => Drain::Going,
+            (true, true) => Drain::Done,
+        };
         World {
             nodes: BTreeMap::new(),
             own: Own { drain, ..Own::default() },
@@ -58,6 +67,7 @@ impl World {
             slots: None,
             given_up: false,
             told: Vec::new(),
+            looking: None,
             status: watch::Sender::default(),
             settings: settings.clone(),
             name: name.to_owned(),
@@ -75,18 +85,25 @@ impl World {
         Path::new(paths::CLOCK_IS_RIGHT).exists().then(now_utc)
     }
 
-    /// Has the slots looked at, by the unit that may, where there are any and they have not been seen yet; and judges what the
-    /// boot loader has made of a switch.
-    pub async fn look_at_slots(&mut self) {
+    /// Whether it is known what the slots hold, where there are any. Otherwise the unit that may looks at them, which takes its time
+    /// on a machine that is still starting; then it is judged what the boot loader has made of a switch.
+    pub fn knows_slots(&mut self) -> bool {
         if self.slots.is_some() || slot::devices().is_err() {
-            return;
+            return true;
         }
-        if let Err(why) = systemd::run_once(&Deed::Observe.unit(), SLOTS_PATIENCE).await {
+        let look = || tokio::spawn(async { systemd::run_once(&Deed::Observe.unit(), SLOTS_PATIENCE).await });
+        let looking = self.looking.get_or_insert_with(look);
+        if !looking.is_finished() {
+            return false;
+        }
+        let seen = self.looking.take().and_then(FutureExt::now_or_never);
+        if let Some(Ok(Err(why))) = seen {
             warn!("the slots are not seen: {why}");
-            return;
+            return false;
         }
         self.take_slots();
         self.judge_boot();
+        self.slots.is_some()
     }
 
     /// Takes in what the last deed has left of the slots.
@@ -224,7 +241,11 @@ impl World {
             .status
             .borrow()
             .as_ref()
-            .map(|status| Claim { version: status.version.clone(), fingerprint: status.fingerprint.clone() });
+            // The document is this process' own: a supervisor that still runs another one is not to be seen with it.
+            .map(|status| Claim {
+                version: status.version.clone(),
+                fingerprint: fingerprint(self.settings.fingerprint),
+            });
         let Some(claim) = claim else { return };
         let peers =
             self.settings.nodes.iter().enumerate().map(|(place, node)| (NodeId(place as u8), node.name.clone()));
@@ -242,7 +263,7 @@ pub fn now_utc() -> u64 {
 }
 
 fn blessed(slots: &Slots) -> bool {
-    slots.entry(slots.running).is_none_or(|entry| entry.blessed())
+    slots.entry(slots.running).is_none_or(|entry| entry.proven())
 }
 
 /// The version that is complete in the other slot: by its boot entry, or by a bundle with its root hash.

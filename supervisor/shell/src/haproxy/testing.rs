@@ -142,7 +142,7 @@ impl Proxy {
         command
             .arg(root)
             .args(["/usr/sbin/haproxy", "-W", "-f"])
-            .arg(format!("{dir}/haproxy.cfg"))
+            .arg("/run/trilith/haproxy.cfg")
             .args(["-S", &format!("{dir}/master.sock,mode,660")])
             .stdin(Stdio::null());
         let proxy = Proxy(command.spawn().unwrap());
@@ -203,7 +203,7 @@ pub async fn get(port: u16) -> Option<String> {
 /// Writes the configuration where HAProxy reads it.
 pub fn install(root: &Path, settings: &Settings) {
     let text = super::render::render(settings, NodeId(0), &std::collections::BTreeMap::new());
-    let path = root.join(&crate::paths::HAPROXY_DIR[1..]).join("haproxy.cfg");
+    let path = root.join("run/trilith/haproxy.cfg");
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
 }

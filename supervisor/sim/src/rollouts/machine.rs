@@ -169,7 +169,7 @@ impl Machine {
         let entry = slots.entry(slots.running);
         let running = entry.and_then(|entry| entry.image).map_or(BASE, |image| image.version);
         // One that was retired has served before: it needs no blessing to be counted on again.
-        let blessed = entry.is_some_and(|entry| entry.blessed() || entry.tries() == Some(Tries::RETIRED));
+        let blessed = entry.is_some_and(|entry| entry.proven());
         let own = &mut supervisor.own;
         own.trial = if !blessed {
             up

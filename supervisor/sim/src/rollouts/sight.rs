@@ -211,9 +211,11 @@ impl World {
         let most = u64::from(deadline_s.unwrap_or(30)) * S;
         let us = self.rng.between(100_000, most.max(200_000));
         let life = self.machines[node].life;
-        if let Some(supervisor) = &mut self.machines[node].supervisor {
+        if let Some(supervisor) = &mut self.machines[node].supervisor
+            && supervisor.own.drain == Drain::No
+        {
             supervisor.own.drain = Drain::Going;
+            self.after(us, Event::Drained(node, life));
         }
-        self.after(us, Event::Drained(node, life));
     }
 }

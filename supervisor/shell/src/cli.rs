@@ -360,7 +360,7 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
         Command::Config(ConfigCommand::Confirm) => upgrade::confirm(),
         Command::Config(ConfigCommand::Show) => upgrade::show_document(),
         Command::Upgrade(command) => upgrade::upgrade(command),
-        Command::Service(command) => service::service(command),
+        Command::Service(command) => service::service(&socket, command),
         Command::ServiceImage { name } => service::lay(&name),
         Command::Node(NodeCommand::Replace(NodeArgs { node })) => upgrade::replace(node),
         Command::Node(NodeCommand::Recover) => upgrade::recover(),
@@ -565,7 +565,7 @@ mod tests {
         }
         let mut found = Vec::new();
         leaves(&Cli::command(), &mut found);
-        assert_eq!(found.len(), 34);
+        assert_eq!(found.len(), 35);
         for mut command in found {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:\n") && help.contains("Exit codes:\n"), "{help}");

@@ -14,6 +14,8 @@ use trilith_core::config::{NodeId, Settings};
 use trilith_core::event;
 use trilith_core::status::Status;
 
+use crate::haproxy::Pem;
+
 pub mod client;
 pub(crate) mod peer;
 mod power;
@@ -74,6 +76,13 @@ pub enum Request {
     SupportBundle,
     /// Have the next boot take the first-boot answers anew.
     Reset,
+    /// Put a service's certificate on this node, and in force.
+    Certificate {
+        /// Name of the service.
+        service: String,
+        /// Certificate, chain and private key.
+        pem: Pem,
+    },
 }
 
 /// What the supervisor answers.
@@ -105,7 +114,7 @@ pub enum Response {
 }
 
 /// A request with its names resolved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// To be answered without asking the core.
     Status,
@@ -124,6 +133,13 @@ pub enum Asked {
     SupportBundle,
     /// To be noted for the next boot.
     Reset,
+    /// To be judged and loaded by HAProxy.
+    Certificate {
+        /// Name of the service, known or not.
+        service: String,
+        /// Certificate, chain and private key.
+        pem: Pem,
+    },
 }
 
 /// Reads one line, without or with its end.
@@ -172,6 +188,7 @@ impl Request {
             }
             Request::SupportBundle => Asked::SupportBundle,
             Request::Reset => Asked::Reset,
+            Request::Certificate { service, pem } => Asked::Certificate { service: service.clone(), pem: pem.clone() },
         })
     }
 }
@@ -190,6 +207,9 @@ impl fmt::Display for Request {
             }
             Request::SupportBundle => f.write_str("write a support bundle"),
             Request::Reset => f.write_str("take the first-boot answers anew"),
+            Request::Certificate { service, .. } => {
+                write!(f, "put a certificate of service {} in force", shown(service))
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -188,10 +189,23 @@ pub fn write_record(path: &Path, record: &DiskRecord) -> anyhow::Result<()> {
 /// # Errors
 /// Which step failed, on which file. The old file is then still in place.
 pub fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    replace_with(path, bytes, 0o666)
+}
+
+/// [`replace`] with a mode of its own, of which the process's umask takes.
+///
+/// # Errors
+/// As there.
+pub fn replace_with(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let Some(folder) = path.parent() else { bail!("{} lies in no folder", path.display()) };
     let beside = path.with_extension("new");
     let written = (|| -> io::Result<()> {
-        let mut file = File::create(&beside)?;
+        // One that was left half-written may have another mode.
+        match fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()
     })();

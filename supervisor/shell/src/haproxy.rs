@@ -4,6 +4,7 @@
 //! assumed of it: the file always says what is wanted, node states included, and whenever HAProxy is seen to run, [`Shell::sync`]
 //! compares the mark of what it has loaded, reloads it if that is something else, and sets the states again.
 
+mod certificate;
 mod render;
 mod socket;
 
@@ -17,13 +18,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use trilith_core::command::{BackendState, Command, Deed};
 use trilith_core::config::{NodeId, Settings};
 use trilith_core::event::Event;
 use trilith_core::status::Flows;
 
+use certificate::Install;
+pub use certificate::{MAX_PEM, Pem};
 pub use render::{FRONT_PATH, FRONT_PORT};
 #[doc(hidden)]
 pub use socket::parse_flows;
@@ -42,6 +45,7 @@ const START_PAUSE: Duration = Duration::from_millis(10);
 pub struct Handle {
     /// Takes [`Command::Backend`].
     pub commands: mpsc::Sender<Command>,
+    installs: mpsc::Sender<Install>,
     started: Arc<Notify>,
     problem: Arc<Mutex<Option<String>>>,
     master: Master,
@@ -62,6 +66,17 @@ impl Handle {
             Failure::NotRunning => anyhow::anyhow!("HAProxy does not run"),
             Failure::Failed(why) => anyhow::anyhow!(why),
         })
+    }
+
+    /// Puts a service's certificate, with chain and key (PEM), on this node, and in force where the configuration asks for it.
+    ///
+    /// # Errors
+    /// One line: HAProxy refuses it, or the disk does not take it. Then what was there stays.
+    pub async fn install(&self, service: String, pem: Pem) -> Result<String, String> {
+        let (reply, answer) = oneshot::channel();
+        let ended = |_| "the supervisor is ending".to_owned();
+        self.installs.send(Install { service, pem, reply }).await.map_err(|_| ended(()))?;
+        answer.await.map_err(|_| ended(()))?
     }
 
     /// What keeps HAProxy from running what the settings ask for, for `status`: one line.
@@ -85,14 +100,26 @@ pub async fn start(settings: Arc<Settings>, me: NodeId, events: mpsc::Sender<Eve
 struct Installed {
     /// The program and its first arguments.
     program: Vec<String>,
+    /// The root of its file system as this process sees it.
+    root: PathBuf,
     /// [`crate::paths::HAPROXY_DIR`] as this process sees it.
     dir: PathBuf,
 }
 
 impl Installed {
     fn here() -> Installed {
-        Installed { program: vec!["/usr/sbin/haproxy".to_owned()], dir: PathBuf::from(crate::paths::HAPROXY_DIR) }
+        Installed::below("/".into(), vec!["/usr/sbin/haproxy".to_owned()])
     }
+
+    fn below(root: PathBuf, program: Vec<String>) -> Installed {
+        let dir = seen_from(&root, crate::paths::HAPROXY_DIR);
+        Installed { program, root, dir }
+    }
+}
+
+/// HAProxy's path as this process sees it.
+fn seen_from(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
 }
 
 async fn start_on(
@@ -102,8 +129,9 @@ async fn start_on(
     events: mpsc::Sender<Event>,
 ) -> anyhow::Result<Handle> {
     let (commands, queue) = mpsc::channel(QUEUE);
+    let (installs, installing) = mpsc::channel(1);
     let mut shell = Shell {
-        mark: render::mark(&settings, me),
+        mark: String::new(),
         master: Master::at(&installed.dir.join("master.sock")),
         installed,
         settings,
@@ -116,11 +144,12 @@ async fn start_on(
     let started = Arc::new(Notify::new());
     let handle = Handle {
         commands,
+        installs,
         started: Arc::clone(&started),
         problem: Arc::clone(&shell.problem),
         master: shell.master.clone(),
     };
-    tokio::spawn(shell.run(queue, started, events));
+    tokio::spawn(shell.run(queue, installing, started, events));
     Ok(handle)
 }
 
@@ -138,7 +167,13 @@ struct Shell {
 }
 
 impl Shell {
-    async fn run(mut self, mut queue: mpsc::Receiver<Command>, started: Arc<Notify>, events: mpsc::Sender<Event>) {
+    async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Command>,
+        mut installing: mpsc::Receiver<Install>,
+        started: Arc<Notify>,
+        events: mpsc::Sender<Event>,
+    ) {
         loop {
             tokio::select! {
                 // A HAProxy that has just started is brought up to date before it is told anything new.
@@ -155,18 +190,26 @@ impl Shell {
                     Some(other) => tracing::error!(?other, "not a command for HAProxy"),
                     None => return,
                 },
+                Some(Install { service, pem, reply }) = installing.recv() => {
+                    // Whoever asked may have gone.
+                    _ = reply.send(self.install_certificate(&service, &pem).await);
+                }
             }
         }
     }
 
     /// Makes the settings those on disk and in a HAProxy that runs.
     async fn adopt(&mut self) -> anyhow::Result<()> {
+        let certificates = self.take_certificates();
+        self.mark = render::mark(&self.settings, self.me, certificates.as_deref().unwrap_or_default());
         let candidate = self.write_candidate()?;
         // A HAProxy that runs it is the better judge, and costs no second process.
         let loaded = self.master.description().await;
-        if loaded != Ok(Some(self.description())) {
-            self.refused = self.check().await.err();
-        }
+        self.refused = match certificates {
+            Err(why) => Some(why),
+            Ok(_) if loaded == Ok(Some(self.description())) => None,
+            Ok(_) => self.check(CANDIDATE).await.err(),
+        };
         match &self.refused {
             None => self.install(&candidate)?,
             Some(_) => fs::remove_file(&candidate).with_context(|| format!("cannot remove {}", candidate.display()))?,
@@ -259,7 +302,7 @@ impl Shell {
     /// checked with the supervisor's privileges and after.
     fn write_candidate(&self) -> anyhow::Result<PathBuf> {
         let path = self.installed.dir.with_file_name(CANDIDATE);
-        let text = render::render(&self.settings, self.me, &self.states);
+        let text = render::render(&self.settings, self.me, &self.states, &self.mark);
         let write = || -> std::io::Result<()> {
             let mut file = fs::File::create(&path)?;
             // HAProxy reads it as another user, whatever the umask.
@@ -276,9 +319,9 @@ impl Shell {
             .with_context(|| format!("cannot move {} to {}", candidate.display(), target.display()))
     }
 
-    /// Has HAProxy judge the candidate.
-    async fn check(&self) -> Result<(), String> {
-        let candidate = PathBuf::from(crate::paths::HAPROXY_DIR).with_file_name(CANDIDATE);
+    /// Has HAProxy judge a configuration beside its directory.
+    async fn check(&self, name: &str) -> Result<(), String> {
+        let candidate = PathBuf::from(crate::paths::HAPROXY_DIR).with_file_name(name);
         let program = &self.installed.program;
         let output = tokio::process::Command::new(&program[0])
             .args(&program[1..])

@@ -3,6 +3,11 @@
 /// HAProxy's sockets; its configuration is beside it. The base overlay's `tmpfiles.d/trilith.conf` makes it: owner `haproxy`, setgid root.
 pub const HAPROXY_DIR: &str = "/run/trilith/haproxy";
 
+/// Copies of certificates, each with its key, that HAProxy reads.
+pub const TLS: &str = "/run/trilith/tls";
+/// Where certificates that were put on this node lie, by service.
+pub const CERTIFICATES: &str = "/var/lib/trilith/files/tls";
+
 /// The control socket: `trilith status` and the other commands talk to the supervisor through it.
 pub const CONTROL_SOCKET: &str = "/run/trilith/control.sock";
 /// The set's document, unless `--config` names another.

@@ -224,6 +224,13 @@ impl Run {
                     let _ = reply.send(result.map_or_else(control::Response::refused, control::Response::done));
                 });
             }
+            Ok(Asked::Certificate { service, pem }) => {
+                let haproxy = shells.haproxy.clone();
+                tokio::spawn(async move {
+                    let result = haproxy.install(service, pem).await;
+                    let _ = reply.send(result.map_or_else(control::Response::refused, control::Response::done));
+                });
+            }
             Ok(Asked::Reset) => {
                 let result = firstboot::want_reset();
                 let _ = reply.send(result.map_or_else(control::Response::refused, control::Response::done));

@@ -226,7 +226,7 @@ pub struct Service {
     pub health: Health,
     /// The systemd unit of each node's own instance.
     pub unit: Option<String>,
-    /// PEM file with certificate and key: TLS ends at HAProxy.
+    /// PEM file with certificate, chain and key, for root to read: TLS ends at HAProxy.
     pub tls_certificate: Option<String>,
     /// How long connections may live on after a drain began.
     pub drain_deadline: Duration,

@@ -47,14 +47,18 @@ const CHECK_SPACING: Duration = Duration::from_millis(10);
 /// sends it no request, not even its first. (HAProxy has no word for "draining from the start"; without old
 /// connections it would mean the same.) A node without a state is ready.
 ///
-/// `description` holds [`mark`], by which a running HAProxy says what it has loaded.
-pub fn render(settings: &Settings, me: NodeId, states: &BTreeMap<NodeId, BackendState>) -> String {
-    body(settings, me, states, &mark(settings, me))
+/// `mark` is [`mark`], by which a running HAProxy says what it has loaded.
+pub fn render(settings: &Settings, me: NodeId, states: &BTreeMap<NodeId, BackendState>, mark: &str) -> String {
+    let mut out = String::new();
+    write_all(&mut out, settings, me, states, mark).expect("a String takes every write");
+    out
 }
 
-/// Identifies the configuration that [`render`] makes, whatever the states of the nodes: 16 hexadecimal digits.
-pub fn mark(settings: &Settings, me: NodeId) -> String {
-    let digest = Sha256::digest(body(settings, me, &BTreeMap::new(), "").as_bytes());
+/// Identifies the configuration that [`render`] makes, whatever the states of the nodes, and the certificates that it names, by their
+/// digest: 16 hexadecimal digits.
+pub fn mark(settings: &Settings, me: NodeId, certificates: &[u8]) -> String {
+    let text = render(settings, me, &BTreeMap::new(), "");
+    let digest = Sha256::new().chain_update(text).chain_update(certificates).finalize();
     digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -63,10 +67,9 @@ pub fn backend(service: &Service) -> String {
     format!("be_{}", service.name)
 }
 
-fn body(settings: &Settings, me: NodeId, states: &BTreeMap<NodeId, BackendState>, mark: &str) -> String {
-    let mut out = String::new();
-    write_all(&mut out, settings, me, states, mark).expect("a String takes every write");
-    out
+/// Where HAProxy finds a service's certificate, chain and key.
+pub fn certificate(service: &Service) -> String {
+    format!("{}/{}.pem", crate::paths::TLS, service.name)
 }
 
 fn write_all(
@@ -140,8 +143,8 @@ fn write_frontend(out: &mut String, settings: &Settings, service: &Service) -> s
     for vip in &service.vips {
         let vip = &settings.vips[usize::from(vip.0)];
         write!(out, "    bind {} name {}", endpoint(vip.address, service.port), vip.name)?;
-        if let Some(file) = &service.tls_certificate {
-            write!(out, " ssl crt {}", quoted(file))?;
+        if service.tls_certificate.is_some() {
+            write!(out, " ssl crt {}", certificate(service))?;
             if service.mode == Mode::Http {
                 out.push_str(" alpn h2,http/1.1");
             }
@@ -266,7 +269,8 @@ mod tests {
 
     #[test]
     fn the_example_set_renders_as_the_golden_file_says() {
-        let text = render(&testing::settings(), NodeId(0), &BTreeMap::new());
+        let settings = testing::settings();
+        let text = render(&settings, NodeId(0), &BTreeMap::new(), &mark(&settings, NodeId(0), b""));
         assert_eq!(text, include_str!("golden.cfg"), "\n{text}");
     }
 
@@ -274,24 +278,26 @@ mod tests {
     fn a_node_that_is_not_ready_starts_disabled_in_every_backend_and_the_mark_stays() {
         let settings = testing::settings();
         let states = [(NodeId(1), BackendState::Drain), (NodeId(2), BackendState::Down)].into_iter().collect();
-        let text = render(&settings, NodeId(0), &states);
+        let text = render(&settings, NodeId(0), &states, "");
         let disabled: Vec<&str> = text
             .lines()
             .filter(|line| line.ends_with(" disabled"))
             .map(|line| line.trim_start().split_once(" 1").expect("an address").0)
             .collect();
         assert_eq!(disabled, ["server b", "server c", "server b", "server c", "server b", "server c"]);
-        let ready = render(&settings, NodeId(0), &BTreeMap::new());
+        let ready = render(&settings, NodeId(0), &BTreeMap::new(), "");
         assert_eq!(text.replace(" disabled\n", "\n"), ready);
     }
 
     #[test]
-    fn another_port_gives_another_mark() {
+    fn another_port_node_or_certificate_gives_another_mark() {
         let settings = testing::settings();
         let mut other = settings.clone();
         other.services[0].backend_port += 1;
-        assert_ne!(mark(&settings, NodeId(0)), mark(&other, NodeId(0)));
-        assert_ne!(mark(&settings, NodeId(0)), mark(&settings, NodeId(1)));
+        let known = mark(&settings, NodeId(0), b"");
+        assert_ne!(known, mark(&other, NodeId(0), b""));
+        assert_ne!(known, mark(&settings, NodeId(1), b""));
+        assert_ne!(known, mark(&settings, NodeId(0), b"renewed"));
     }
 
     #[test]

@@ -98,8 +98,9 @@ pub fn inside(test: &str) -> Option<PathBuf> {
     shell(&format!(
         "mount --types tmpfs tmpfs {tree}/run && mount --types tmpfs tmpfs {tree}/dev &&
          touch {tree}/dev/null {tree}/dev/urandom && mount --bind /dev/null {tree}/dev/null &&
-         mkdir --parents {tree}{} && chroot {tree} ip link set lo up",
-        crate::paths::HAPROXY_DIR
+         mkdir --parents {tree}{} {tree}{} && chroot {tree} ip link set lo up",
+        crate::paths::HAPROXY_DIR,
+        crate::paths::TLS
     ));
     add_addresses(&format!("chroot {tree}"));
     Some(root)
@@ -202,7 +203,7 @@ pub async fn get(port: u16) -> Option<String> {
 
 /// Writes the configuration where HAProxy reads it.
 pub fn install(root: &Path, settings: &Settings) {
-    let text = super::render::render(settings, NodeId(0), &std::collections::BTreeMap::new());
+    let text = super::render::render(settings, NodeId(0), &std::collections::BTreeMap::new(), "");
     let path = root.join("run/trilith/haproxy.cfg");
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::testing::{PATIENCE, Proxy, get, inside, instance, plain_settings, settings, until};
+use super::testing::{PATIENCE, Proxy, get, inside, instance, plain_settings, settings, shell, until};
 use super::*;
 
 #[tokio::test]
@@ -15,14 +15,7 @@ async fn haproxy_itself_accepts_what_is_rendered() {
     let Some(root) = inside("haproxy::tests::haproxy_itself_accepts_what_is_rendered") else {
         return;
     };
-    // A certificate of a minute, made for this: none is worth keeping.
-    let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
-        .args(["-subj", "/CN=test", "-days", "1", "-keyout", "-", "-out", "-"])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    fs::write(root.join("run/secure.pem"), made.stdout).unwrap();
+    fs::write(root.join("run/secure.pem"), made("test")).unwrap();
     let mut settings = settings();
     settings.services[1].tls_certificate = Some("/run/secure.pem".to_owned());
     settings.services.push(settings.services[0].clone());
@@ -92,10 +85,11 @@ async fn states_and_configuration_hold_through_restart_reload_and_refusal() {
 
     // A configuration that HAProxy refuses changes nothing, and says why.
     let mut broken = changed;
-    broken.services[0].tls_certificate = Some("/nowhere.pem".to_owned());
+    fs::write(root.join("run/nonsense.pem"), "nonsense").unwrap();
+    broken.services[0].tls_certificate = Some("/run/nonsense.pem".to_owned());
     let (handle_broken, _) = start(&root, broken).await;
     let problem = handle_broken.problem().unwrap();
-    assert!(problem.contains("'/nowhere.pem'"), "{problem}");
+    assert!(problem.contains("/run/trilith/tls/portal.pem"), "{problem}");
     until("it serves", async || get(8000).await.is_some()).await;
 
     // A HAProxy that hangs fails the command in time, and the next one finds it awake.
@@ -137,6 +131,62 @@ async fn states_and_configuration_hold_through_restart_reload_and_refusal() {
     assert_eq!(&text, b"last 2");
 }
 
+#[tokio::test]
+async fn a_certificate_is_judged_then_stored_then_in_force() {
+    let Some(root) = inside("haproxy::tests::a_certificate_is_judged_then_stored_then_in_force") else {
+        return;
+    };
+    shell(&format!("mount --types tmpfs tmpfs {}/var/lib", root.display()));
+    let path = format!("{}/secure.pem", crate::paths::CERTIFICATES);
+    let stored = root.join(&path[1..]);
+    let mut settings = settings();
+    settings.services[1].tls_certificate = Some(path);
+    let (handle, _events) = start(&root, settings).await;
+    let problem = handle.problem().unwrap();
+    assert!(problem.contains("service secure") && problem.contains("trilith service certificate secure"), "{problem}");
+
+    let (first, second) = (made("first"), made("second"));
+    let install = async |service: &str, text: &str| handle.install(service.to_owned(), Pem::new(text.to_owned())).await;
+    let end_of_key = "-----END PRIVATE KEY-----\n";
+    let key_of = |text: &str| text[..text.find(end_of_key).unwrap() + end_of_key.len()].to_owned();
+    let strange = first.replace(&key_of(&first), &key_of(&second));
+    for (service, text) in [("secure", "nonsense"), ("secure", &strange), ("../../secure", &first), ("", &first)] {
+        let why = install(service, text).await.unwrap_err();
+        assert!(!stored.exists() && !why.is_empty() && !why.contains("PRIVATE KEY"), "{why}");
+    }
+    install("secure", &first).await.unwrap();
+    assert_eq!(fs::metadata(&stored).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(handle.problem(), None);
+    let _proxy = Proxy::start(&root).await;
+    until("the first certificate", async || subject().contains("first")).await;
+
+    let why = install("secure", &strange).await.unwrap_err();
+    assert!(fs::read_to_string(&stored).unwrap() == first && subject().contains("first"), "{why}");
+    install("secure", &second).await.unwrap();
+    until("the second certificate", async || subject().contains("second")).await;
+    let said = install("later", &first).await.unwrap();
+    assert!(said.contains("for the configuration to name") && subject().contains("second"), "{said}");
+}
+
+/// A certificate of a day, made for this, with its key: none is worth keeping.
+fn made(name: &str) -> String {
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-subj", &format!("/CN={name}"), "-days", "1", "-keyout", "-", "-out", "-"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8(made.stdout).unwrap()
+}
+
+/// Whose certificate the VIP shows, as openssl sees it.
+fn subject() -> String {
+    let line =
+        "openssl s_client -connect 10.77.0.10:443 < /dev/null 2> /dev/null | openssl x509 -noout -subject 2> /dev/null";
+    let output = std::process::Command::new("sh").args(["-c", line]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// The connection on which those bytes come.
 async fn hears(listener: &TcpListener, text: &[u8; 6]) -> TcpStream {
     loop {
@@ -151,10 +201,8 @@ async fn hears(listener: &TcpListener, text: &[u8; 6]) -> TcpStream {
 
 async fn start(root: &Path, settings: Settings) -> (Handle, mpsc::Receiver<Event>) {
     let (events, received) = mpsc::channel(16);
-    let installed = Installed {
-        program: vec!["chroot".to_owned(), root.display().to_string(), "/usr/sbin/haproxy".to_owned()],
-        dir: root.join(&crate::paths::HAPROXY_DIR[1..]),
-    };
+    let program = vec!["chroot".to_owned(), root.display().to_string(), "/usr/sbin/haproxy".to_owned()];
+    let installed = Installed::below(root.to_owned(), program);
     let handle = start_on(installed, Arc::new(settings), NodeId(0), events).await.unwrap();
     (handle, received)
 }

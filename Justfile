@@ -16,10 +16,10 @@ setup:
     @image/setup
 
 # Format, lints, licences, unit tests, short simulation: before every commit, under 3 minutes warm.
-check: setup licences
+check *env: setup licences
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- --deny warnings
-    cargo test --workspace --quiet
+    env {{ env }} cargo test --workspace --quiet
     cargo build --release --quiet --workspace --bin trilith-sim
     {{ sim }} 2000
 
@@ -33,20 +33,21 @@ licences:
 units: root
     @image/build run image/unit-security
 
-# Everything that check does, with the root tree in which units and HAProxy are tested, how exposed the units are, and the laboratory's
-# own tests. (Of the whole workspace, as the programs are built: a package alone has other features of its libraries, and all would be
+# Everything that check does, with the root tree in which units and HAProxy are tested (then nothing is left out), how exposed the units
+# are, the laboratory's own tests, and a few documents and versions of a service, good and bad, under load. (Of the whole workspace, as the programs are built: a package alone has other features of its libraries, and all would be
 # compiled again.)
-test: root units check binaries
-    cargo test --release --workspace --test laboratory -- --ignored --test-threads 1
+test: root units (check "TRILITH_TEST_ALL=yes") binaries
+    cargo test --release --workspace --test laboratory -- --ignored --test-threads 1 --skip unmended
+    {{ lab }} lab config-roll --changes 4 --upgrades 4
 
 # Three nodes, clients on the VIP, faults, and what the clients see.
 demo *args: root binaries
     @{{ lab }} demo "$@"
 
-# The laboratory: up [--peer] | down | status | shell NODE | client [CMD…] | config-roll [--changes N] [--upgrades N].
+# The laboratory: up [--peer] | down | status | shell NODE | client [CMD…] | config-roll [--changes N] [--upgrades N] | mixed [COMMIT].
 lab *args: setup
-    @if [ "${1:-}" = up ] || [ "${1:-}" = config-roll ] || [ ! -x {{ lab }} ]; then {{ just_executable() }} binaries; fi
-    @{{ lab }} lab "$@"
+    @case "${1:-}" in up | config-roll | mixed) {{ just_executable() }} binaries ;; *) [ -x {{ lab }} ] || {{ just_executable() }} binaries ;; esac
+    @if [ "${1:-}" = mixed ]; then tests/lab/mixed "${@:2}"; else {{ lab }} lab "$@"; fi
 
 # Simulate that many seeds, or one seed again: sim 100000, sim --seed 8361.
 sim *args:
@@ -58,6 +59,13 @@ sim *args:
 trio *args: setup
     @case "${1:-}" in up | test | upgrade | bad-upgrades | power-cuts) {{ just_executable() }} binaries ;; *) [ -x {{ trio }} ] || {{ just_executable() }} binaries ;; esac
     @if [ "${1:-}" = test ]; then tests/trio/run "${@:2}"; else {{ trio }} "$@"; fi
+
+# Fuzz a parser of bytes from a socket or a file, or each in turn: fuzz [TARGET [SECONDS]]. Needs cargo-fuzz and a C++ compiler.
+fuzz *args:
+    @for target in ${1:-$(ls fuzz/seeds)}; do \
+        mkdir --parents "fuzz/corpus/$target"; \
+        RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- "-max_total_time=${2:-60}" || exit 1; \
+    done
 
 # Measure: handover | failover | faults | proxy | idle | forged | boot. The last line is one JSON object.
 bench *args: root binaries

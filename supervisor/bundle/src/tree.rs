@@ -61,6 +61,9 @@ fn parse(header: &[u8; BLOCK]) -> Result<(PathBuf, u8, u64, usize), String> {
         String::from_utf8(bytes).map_err(|_| "a name that is no UTF-8".to_owned())
     };
     let (prefix, name) = (text(&header[345..500])?, text(&header[..100])?);
+    if prefix.chars().chain(name.chars()).any(char::is_control) {
+        return Err(format!("{prefix:?}, {name:?}: a name with control characters"));
+    }
     let path = Path::new(&prefix).join(name);
     let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
     if !path.components().all(plain) {
@@ -127,6 +130,7 @@ mod tests {
             archive(&[file("../outside")]),
             archive(&[file("/outside")]),
             archive(&[file("usr/../../outside")]),
+            archive(&[file("usr/\u{1b}[2J")]),
             archive(&[member("link", b'2', "0000777\0", b"")]),
             archive(&[member("device", b'3', "0000777\0", b"")]),
             file("no end"),

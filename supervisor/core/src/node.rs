@@ -78,6 +78,8 @@ pub struct Node {
     relaying: u32,
     backends: Vec<Reconciled<BackendState>>,
     disk: Reconciled<DiskRecord>,
+    /// The record that is being written.
+    persisting: Option<DiskRecord>,
     durable: DiskRecord,
     kernel_due: Vec<Time>,
     unit_due: Time,
@@ -142,6 +144,7 @@ impl Node {
             relaying: 0,
             backends: settings.nodes.iter().map(|_| Reconciled::new()).collect(),
             disk: Reconciled { asked: Some(record), retry: None },
+            persisting: None,
             durable: record,
             kernel_due: settings.nodes.iter().map(|_| now).collect(),
             unit_due: now,
@@ -368,7 +371,7 @@ impl Node {
                 }
             }
             Deed::Backend(node) if !ok => self.backends[node.0 as usize].failed(now),
-            Deed::Persist => match self.disk.asked {
+            Deed::Persist => match self.persisting.take() {
                 Some(record) if ok => self.durable = record,
                 _ => self.disk.failed(now),
             },

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -145,6 +146,7 @@ impl Replica {
             links: Arc::new(Links::new(net.clone())),
             net: net.clone(),
             seat: RwLock::default(),
+            anew: AtomicBool::default(),
             states: watch::Sender::default(),
             health: watch::Sender::default(),
             failed: watch::Sender::default(),
@@ -289,6 +291,8 @@ pub(crate) struct Shared {
     pub net: Arc<Net>,
     pub links: Arc<Links>,
     seat: RwLock<Option<Arc<Active>>>,
+    /// Nobody sits there for a moment, because the store is being made anew.
+    pub anew: AtomicBool,
     pub states: watch::Sender<Arc<State>>,
     pub health: watch::Sender<Health>,
     /// Why this node has no part in its set although it should.
@@ -319,12 +323,15 @@ impl Shared {
         let (links, nodes) = (self.links.clone(), self.nodes.clone());
         let active = Active::start(opened, links, nodes, self.rhythm, self.states.clone()).await?;
         *self.seat.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(active));
+        self.anew.store(false, Ordering::Release);
         Ok(())
     }
 
     /// Takes Raft away from everybody; whoever got it must stop it.
     pub fn leave(&self) -> Option<Arc<Active>> {
-        self.seat.write().unwrap_or_else(PoisonError::into_inner).take()
+        let mut seat = self.seat.write().unwrap_or_else(PoisonError::into_inner);
+        self.anew.fetch_or(seat.is_some(), Ordering::Release);
+        seat.take()
     }
 
     /// The leader's place in the document.

@@ -1,6 +1,7 @@
 //! What this node does for the others: it answers their calls.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::error::{ClientWriteError, RaftError};
@@ -78,9 +79,12 @@ async fn answer_all<C: DeserializeOwned, A: Serialize, F: Future<Output = A>>(
 impl Shared {
     async fn answer(self: Arc<Self>, call: Call) -> Answer {
         match call {
-            // Not to be taken for one with an empty disk.
+            // Neither is to be taken for one with an empty disk.
             Call::Hello if self.active().is_none() && self.failed.borrow().is_some() => {
                 Answer::Refused { why: "the disk of this node fails".to_owned() }
+            }
+            Call::Hello if self.active().is_none() && self.anew.load(Ordering::Acquire) => {
+                Answer::Refused { why: "the state of this node is being made anew".to_owned() }
             }
             Call::Hello => Answer::Hello(Box::new(self.greeting())),
             Call::Propose { proposal, patience_ms } => match self.active() {

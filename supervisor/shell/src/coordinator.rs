@@ -90,6 +90,8 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
     info!(node = name, set = settings.set.name, "coordinator starts");
     notify.ready();
     loop {
+        // Before they are known nothing can be said of what runs; what is found in them is part of what is seen.
+        let knows = world.knows_slots();
         let state = states.borrow_and_update().clone();
         let healthy = health.borrow_and_update().clone();
         world.look(&state, &replica, me).await;
@@ -97,8 +99,6 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
         world.own.job = deeds.job();
         let now = Time(begun.elapsed().as_micros() as u64);
         tell(&healthy, &state, &name, &mut world);
-        // Before the slots are known nothing can be said of what runs.
-        let knows = world.knows_slots();
         if knows {
             let sight = sight_of(&world, &state, &healthy, replica.is_leader());
             for act in agent.step(now, &sight) {

@@ -216,6 +216,20 @@ pub fn replace_with(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> 
     synced.with_context(|| format!("syncing {}", folder.display()))
 }
 
+/// Does something to the disk that may take seconds, while others go on: on a thread of its own with a small stack, since the
+/// supervisor locks all its memory.
+///
+/// # Errors
+/// What it says; or there is no thread for it.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("disk".to_owned()).stack_size(STACK);
+    // Whoever asked may have gone.
+    let thread = thread.spawn(move || _ = done.send(work()));
+    thread.map_err(|error| format!("no thread for the disk: {error}"))?;
+    result.await.unwrap_or_else(|_| Err("the thread for the disk has ended early".to_owned()))
+}
+
 /// The shell that writes the record.
 #[derive(Clone, Debug)]
 pub struct Handle {

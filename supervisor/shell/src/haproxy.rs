@@ -25,7 +25,7 @@ use trilith_core::config::{NodeId, Settings};
 use trilith_core::event::Event;
 use trilith_core::status::Flows;
 
-use certificate::Install;
+use certificate::{Copies, Install};
 pub use certificate::{MAX_PEM, Pem};
 pub use render::{FRONT_PATH, FRONT_PORT};
 #[doc(hidden)]
@@ -132,6 +132,7 @@ async fn start_on(
     let (installs, installing) = mpsc::channel(1);
     let mut shell = Shell {
         mark: String::new(),
+        copies: Copies::new(),
         master: Master::at(&installed.dir.join("master.sock")),
         installed,
         settings,
@@ -158,6 +159,8 @@ struct Shell {
     settings: Arc<Settings>,
     me: NodeId,
     mark: String,
+    /// The certificates that HAProxy reads.
+    copies: Copies,
     master: Master,
     /// What the core wants; a node that it has not named is ready.
     states: BTreeMap<NodeId, BackendState>,
@@ -200,18 +203,25 @@ impl Shell {
 
     /// Makes the settings those on disk and in a HAProxy that runs.
     async fn adopt(&mut self) -> anyhow::Result<()> {
-        let certificates = self.take_certificates();
-        self.mark = render::mark(&self.settings, self.me, certificates.as_deref().unwrap_or_default());
+        let (copies, missing) = match self.take_certificates() {
+            Ok(copies) => (copies, None),
+            Err(why) => (Copies::new(), Some(why)),
+        };
+        self.mark = render::mark(&self.settings, self.me, &copies);
+        self.copies = copies;
         let candidate = self.write_candidate()?;
         // A HAProxy that runs it is the better judge, and costs no second process.
         let loaded = self.master.description().await;
-        self.refused = match certificates {
-            Err(why) => Some(why),
-            Ok(_) if loaded == Ok(Some(self.description())) => None,
-            Ok(_) => self.check(CANDIDATE).await.err(),
+        self.refused = match missing {
+            Some(why) => Some(why),
+            None if loaded == Ok(Some(self.description())) => None,
+            None => self.check(CANDIDATE).await.err(),
         };
         match &self.refused {
-            None => self.install(&candidate)?,
+            None => {
+                self.install(&candidate)?;
+                self.tidy_certificates();
+            }
             Some(_) => fs::remove_file(&candidate).with_context(|| format!("cannot remove {}", candidate.display()))?,
         }
         match loaded {
@@ -302,7 +312,7 @@ impl Shell {
     /// checked with the supervisor's privileges and after.
     fn write_candidate(&self) -> anyhow::Result<PathBuf> {
         let path = self.installed.dir.with_file_name(CANDIDATE);
-        let text = render::render(&self.settings, self.me, &self.states, &self.mark);
+        let text = render::render(&self.settings, self.me, &self.states, &self.copies, &self.mark);
         let write = || -> std::io::Result<()> {
             let mut file = fs::File::create(&path)?;
             // HAProxy reads it as another user, whatever the umask.

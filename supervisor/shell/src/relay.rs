@@ -163,6 +163,14 @@ impl Family {
         }
     }
 
+    /// What a packet loses with every hop.
+    fn ttl(self) -> &'static str {
+        match self {
+            Family::V4 => "ttl",
+            Family::V6 => "hoplimit",
+        }
+    }
+
     fn is(self, address: IpAddr) -> bool {
         address.is_ipv4() == (self == Family::V4)
     }
@@ -234,6 +242,8 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
     rule("stray", "meta l4proto tcp goto ring".to_owned());
     rule("stray", format!("{} goto ring", family.errors()));
 
+    // Nodes that do not know each other's MAC yet may pass a packet round for ever: a hop costs it one, but nobody on the way looks.
+    rule("ring", format!("{ip} {} < 2 drop", family.ttl()));
     // A cookie is good for one ACK; after that the connection has a marked socket.
     rule("ring", format!("{flow} @cookies delete @cookies {{ {flow} }} goto end"));
     match ring {

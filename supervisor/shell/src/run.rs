@@ -232,8 +232,10 @@ impl Run {
                 });
             }
             Ok(Asked::Reset) => {
-                let result = firstboot::want_reset();
-                let _ = reply.send(result.map_or_else(control::Response::refused, control::Response::done));
+                tokio::spawn(async move {
+                    let result = disk::aside(firstboot::want_reset).await;
+                    let _ = reply.send(result.map_or_else(control::Response::refused, control::Response::done));
+                });
             }
             Ok(Asked::Order(request)) => {
                 self.next_ticket += 1;

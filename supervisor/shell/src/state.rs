@@ -5,9 +5,12 @@
 //! blank ─▶ mkfs                              (the first boot: nothing to tell)
 //! ext4 ─▶ mount ─▶ grown to the partition's end
 //!    └ fails ─▶ e2fsck -p ─▶ mount
-//!                 └ fails ─▶ mkfs, and a notice
-//!                              └ fails ─▶ memory, and a notice
+//!                 └ fails ─▶ e2fsck -fy ─▶ mount, and a notice
+//!                              ├ no mount ─▶ mkfs, and a notice
+//!                              └ no verdict, or mkfs fails ─▶ memory, and a notice
 //! ```
+//!
+//! What nobody could judge, because the disk or the memory failed, is left alone: the next boot may find it whole.
 //!
 //! A boot must not end here: a node without its memory can still be reached, asked and given its answers anew, a node that
 //! does not boot cannot. So every way leads to a mount, and what was lost is told as a notice.
@@ -28,6 +31,9 @@ pub fn open() {
     let at = Path::new(STATE_DIR);
     match boot_disk().and_then(|disk| open_on(&disk, at)) {
         Ok(Opened::AsItWas | Opened::First) => {}
+        Ok(Opened::Mended { why }) => {
+            notify(&format!("State was damaged and has been mended by force; some of it may be lost: {why}."));
+        }
         Ok(Opened::Anew { why }) => {
             notify(&format!("State was broken and has been made anew: {why}. Answers are taken as on a first boot."));
         }
@@ -53,6 +59,11 @@ enum Opened {
     AsItWas,
     /// Blank: the file system has been made.
     First,
+    /// Damaged: what was found wrong is cut away.
+    Mended {
+        /// What was wrong.
+        why: String,
+    },
     /// Beyond repair: the file system has been made anew.
     Anew {
         /// What was wrong with the old one.
@@ -80,12 +91,13 @@ fn open_partition(device: &Path, at: &Path) -> Result<Opened> {
         mount_state(device, at)?;
         Opened::First
     } else {
-        match mount_or_mend(device, at, &start) {
-            Ok(()) => Opened::AsItWas,
-            Err(error) => {
+        match mount_or_mend(device, at, &start)? {
+            Found::Whole => Opened::AsItWas,
+            Found::Mended(why) => Opened::Mended { why },
+            Found::Hopeless(why) => {
                 make_file_system(device)?;
                 mount_state(device, at)?;
-                Opened::Anew { why: format!("{error:#}") }
+                Opened::Anew { why }
             }
         }
     };
@@ -96,15 +108,38 @@ fn open_partition(device: &Path, at: &Path) -> Result<Opened> {
     Ok(opened)
 }
 
-fn mount_or_mend(device: &Path, at: &Path, start: &[u8; START]) -> Result<()> {
-    let superblock = Superblock::of(start).with_context(|| format!("no ext4 file system on {}", device.display()))?;
+/// What a partition that is not blank holds.
+enum Found {
+    /// A file system, mounted.
+    Whole,
+    /// One that lost what was wrong with it, mounted.
+    Mended(String),
+    /// None that could be mounted.
+    Hopeless(String),
+}
+
+/// # Errors
+/// It could not be judged.
+fn mount_or_mend(device: &Path, at: &Path, start: &[u8; START]) -> Result<Found> {
+    let Some(superblock) = Superblock::of(start) else {
+        return Ok(Found::Hopeless(format!("no ext4 file system on {}", device.display())));
+    };
     if !superblock.has_errors && mount_state(device, at).is_ok() {
-        return Ok(());
+        return Ok(Found::Whole);
     }
-    let checked = run(Command::new(E2FSCK).arg("-p").arg(device), &E2FSCK_MENDED);
-    mount_state(device, at).with_context(|| match checked {
-        Ok(()) => "e2fsck found nothing more to mend".to_owned(),
-        Err(error) => format!("{error:#}"),
+    let wrong = match run(Command::new(E2FSCK).arg("-p").arg(device), &E2FSCK_MENDED) {
+        Ok(()) => None,
+        Err(wrong) => {
+            run(Command::new(E2FSCK).args(["-f", "-y"]).arg(device), &E2FSCK_JUDGED)?;
+            Some(format!("{wrong:#}"))
+        }
+    };
+    Ok(match (mount_state(device, at), wrong) {
+        (Ok(()), None) => Found::Whole,
+        (Ok(()), Some(wrong)) => Found::Mended(wrong),
+        (Err(error), wrong) => {
+            Found::Hopeless(format!("{error:#}{}", wrong.map_or_else(String::new, |wrong| format!("; {wrong}"))))
+        }
     })
 }
 
@@ -271,6 +306,8 @@ const MKFS: &str = "mkfs.ext4";
 const E2FSCK: &str = "e2fsck";
 /// e2fsck(8): nothing to mend, mended, mended and a reboot would be due if it were mounted.
 const E2FSCK_MENDED: [i32; 3] = [0, 1, 2];
+/// With these it has come to an end, the last with errors left. (Higher ones: it could not do its work.)
+const E2FSCK_JUDGED: [i32; 4] = [0, 1, 2, 4];
 const REPART: &str = "systemd-repart";
 const REPART_DEFINITIONS: &str = "/usr/lib/trilith/repart.d";
 /// What of a partition says whether it is blank, and holds ext4's superblock.
@@ -334,7 +371,8 @@ mod tests {
 
     impl Drop for Loop {
         fn drop(&mut self) {
-            let _ = nix::mount::umount(&self.at());
+            // Without waiting for whoever has it open just now; a panic may be under way.
+            let _ = nix::mount::umount2(&self.at(), nix::mount::MntFlags::MNT_DETACH);
             let _ = Command::new("losetup").arg("--detach").arg(&self.device).status();
             let _ = fs::remove_dir_all(&self.folder);
         }
@@ -351,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_mounted_is_made_anew_and_the_reason_is_told() {
+    fn what_cannot_be_mounted_is_mended_by_force_or_made_anew_and_the_reason_is_told() {
         let Some(disk) = Loop::new("broken", 16 << 20) else { return };
         disk.write(0, &[0x5a; 8192]);
         let Opened::Anew { why } = disk.open().unwrap() else { panic!("garbage was taken for a file system") };
@@ -362,7 +400,7 @@ mod tests {
         File::open(&disk.device).unwrap().read_exact_at(&mut start, 0).unwrap();
         disk.write(0, &vec![0xff; 16 << 20]);
         disk.write(0, &start);
-        let Opened::Anew { why } = disk.open().unwrap() else { panic!("a ruin was taken for a file system") };
+        let Opened::Mended { why } = disk.open().unwrap() else { panic!("a ruin was taken for a whole file system") };
         assert!(why.starts_with("e2fsck: exit status: "), "{why}");
     }
 

@@ -29,7 +29,7 @@ use crate::node::Node;
 use crate::set::DOCUMENT;
 use crate::wait::wait_until;
 
-mod document;
+pub mod document;
 mod upgrade;
 
 use document::{Change, Fate};
@@ -72,9 +72,7 @@ struct Summary {
 /// When a change does not end as it must, or a client saw a failure.
 pub fn run(options: &Options) -> Result<()> {
     let lab = Lab::up(Mode::Trilith)?;
-    wait_until("a set that has agreed on its configuration", READY, || {
-        lab.nodes.iter().all(|node| shown(node).is_ok_and(|shown| shown.state.nodes.len() == NODES))
-    })?;
+    agreed(&lab)?;
     let home = Scratch::new()?;
     let load = Load::start(&lab)?;
     let begun = Instant::now();
@@ -131,10 +129,25 @@ pub fn run(options: &Options) -> Result<()> {
         finish(connections, &mut summary);
     }
     summary.seconds = begun.elapsed().as_secs();
-    load.finish(&mut summary);
+    let seen = load.finish();
+    summary.requests = seen.requests;
+    summary.failed = seen.failed;
+    summary.broken += seen.broken;
+    summary.polite_closes = seen.polite_closes;
     println!("{}", serde_json::to_string(&summary)?);
     ensure!(summary.failed == 0 && summary.broken == 0, "clients saw failures");
+    let rollouts = summary.changes + summary.upgrades;
+    ensure!(summary.paused <= 1 + rollouts / 5, "{} of {rollouts} rollouts were paused by failures", summary.paused);
     Ok(())
+}
+
+/// Waits until the set has agreed on its configuration.
+///
+/// # Errors
+/// When that takes too long.
+pub fn agreed(lab: &Lab) -> Result<()> {
+    let all = || lab.nodes.iter().all(|node| shown(node).is_ok_and(|shown| shown.state.nodes.len() == NODES));
+    wait_until("a set that has agreed on its configuration", READY, all).map(drop)
 }
 
 fn finish(connections: Established, summary: &mut Summary) {
@@ -145,7 +158,10 @@ fn finish(connections: Established, summary: &mut Summary) {
 }
 
 /// Applies a document at that node, and waits until that has ended, however. Says how often it was told to go on meanwhile.
-fn carry_out(lab: &Lab, node: &Node, change: &Change) -> Result<(Past, usize)> {
+///
+/// # Errors
+/// When it is not taken, or does not end.
+pub fn carry_out(lab: &Lab, node: &Node, change: &Change) -> Result<(Past, usize)> {
     let before = shown(node)?.state.rollouts;
     let within = change.confirm_within_s.map(|seconds| seconds.to_string());
     let mut args = vec!["config", "apply", "-"];
@@ -220,7 +236,10 @@ fn crash(lab: &Lab, text: &str) {
 }
 
 /// Runs `trilith` inside, with that standard input.
-fn feed(node: &Node, args: &[&str], input: &str) -> Result<()> {
+///
+/// # Errors
+/// When it fails, with what it said.
+pub fn feed(node: &Node, args: &[&str], input: &str) -> Result<()> {
     let mut command = node.command("trilith", args)?;
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     child.stdin.take().context("a piped child has a standard input")?.write_all(input.as_bytes())?;
@@ -230,11 +249,15 @@ fn feed(node: &Node, args: &[&str], input: &str) -> Result<()> {
     Ok(())
 }
 
-fn shown(node: &Node) -> Result<Shown> {
+/// The replicated state, as that node has it.
+///
+/// # Errors
+/// When its coordinator does not answer.
+pub fn shown(node: &Node) -> Result<Shown> {
     Ok(serde_json::from_str(&node.run("trilith", &["upgrade", "status", "--json"])?)?)
 }
 
-fn connections(lab: &Lab) -> EstablishedOptions {
+pub(crate) fn connections(lab: &Lab) -> EstablishedOptions {
     EstablishedOptions {
         netns: Some(lab.client.path()),
         connections: 50,
@@ -248,15 +271,23 @@ fn say(line: &str) {
 }
 
 /// Clients of HTTP.
-struct Load {
+pub(crate) struct Load {
     kept: KeepAlive,
     steady: Steady,
     streams: Streams,
     from_ns: u64,
 }
 
+/// What they have seen.
+pub(crate) struct Seen {
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    pub(crate) broken: u64,
+    pub(crate) polite_closes: u64,
+}
+
 impl Load {
-    fn start(lab: &Lab) -> Result<Load> {
+    pub(crate) fn start(lab: &Lab) -> Result<Load> {
         let (netns, target) = (Some(lab.client.path()), SocketAddr::new(VIP.into(), 80));
         // A busy machine may be slow; it may not fail.
         let timeout = Duration::from_secs(5);
@@ -270,7 +301,7 @@ impl Load {
         Ok(Load { kept, steady, streams, from_ns: now_ns() })
     }
 
-    fn finish(self, summary: &mut Summary) {
+    pub(crate) fn finish(self) -> Seen {
         let window = Window::new(self.from_ns, now_ns());
         let (kept, steady) = (self.kept.report(window), self.steady.report(window));
         let streams = self.streams.report(window);
@@ -281,10 +312,12 @@ impl Load {
                 say(&format!("{who}: {failures:?}"));
             }
         }
-        summary.requests = kept.requests + steady.attempts + streams.requests;
-        summary.failed = kept.failed + kept.connect_failures + (steady.attempts - steady.ok) + streams.failed;
-        summary.broken += kept.broken + streams.broken;
-        summary.polite_closes = kept.polite_closes + streams.polite_closes;
+        Seen {
+            requests: kept.requests + steady.attempts + streams.requests,
+            failed: kept.failed + kept.connect_failures + (steady.attempts - steady.ok) + streams.failed,
+            broken: kept.broken + streams.broken,
+            polite_closes: kept.polite_closes + streams.polite_closes,
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`load`] | what clients see |
 //! | [`bench`] | what moving or losing a node costs them |
 //! | [`config_roll`] | that changes of the configuration cost them nothing |
+//! | [`mixed`] | that nodes of two versions are one set |
 //! | [`demo`] | the same to look at |
 //!
 //! ```no_run
@@ -31,6 +32,7 @@ pub mod demo;
 pub mod forge;
 pub mod lab;
 pub mod load;
+pub mod mixed;
 pub mod netns;
 pub mod node;
 pub mod root;

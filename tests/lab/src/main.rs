@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use trilith_lab::bench::{self, Bench};
 use trilith_lab::lab::{self, Lab, Mode, OnFailure};
-use trilith_lab::{config_roll, container, demo, status};
+use trilith_lab::{config_roll, container, demo, mixed, status};
 
 /// Three containers of the appliance's own root tree on one bridge, and clients that talk to the VIP.
 #[derive(Parser)]
@@ -57,6 +57,9 @@ enum LabCommand {
     },
     /// Change the configuration again and again under load, for better and for worse; the last line is one JSON object.
     ConfigRoll(config_roll::Options),
+    /// Patch the nodes under load, one after the other, from the version in `TRILITH_LAB_VERSION` (a checkout with its release build) to
+    /// this one, one of them back, and once more; the last line is one JSON object.
+    Mixed,
     /// A shell inside a node, or one command.
     Shell {
         /// a, b or c.
@@ -106,6 +109,7 @@ fn run_lab(command: LabCommand) -> Result<()> {
         }
         LabCommand::Status { json } => status::show(&Lab::attach()?, json),
         LabCommand::ConfigRoll(options) => config_roll::run(&options),
+        LabCommand::Mixed => mixed::run(),
         LabCommand::Shell { node, command } => {
             let lab = Lab::attach()?;
             let command = or_shell(command);

@@ -15,7 +15,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::cgroup::Cgroup;
 use crate::lab::Mode;
 use crate::netns::Netns;
-use crate::root::binaries;
+use crate::root::{Version, binaries};
 use crate::set::{DOCUMENT, GATEWAY, GATEWAY6, NODES, keepalived, node_address, node_address6};
 use crate::switch::Switch;
 use crate::wait::wait_until;
@@ -262,6 +262,17 @@ impl Node {
             Mode::Peer => self.write("etc/keepalived/keepalived.conf", &keepalived(self.index), 0o600)?,
         }
         Ok(())
+    }
+
+    /// Lays a version over its disk, while it is off.
+    ///
+    /// # Errors
+    /// When it is on, or the disk can't be written.
+    pub fn install(&self, version: &Version) -> Result<()> {
+        if self.cgroup.is_populated() {
+            bail!("node {} is on", self.name());
+        }
+        version.stage(self.mode, &self.upper())
     }
 
     /// Writes a file of a node that is off.

@@ -27,20 +27,7 @@ impl Layers {
         if !status.success() {
             bail!("image/build {tree} failed: {status}");
         }
-        fs::create_dir_all(stage)?;
-        copy_tree(&repo.join("overlays/base"), stage)?;
-        copy_tree(&repo.join("overlays/services/lab"), stage)?;
-        let binaries = binaries()?;
-        install(&binaries.join("lab-service"), stage)?;
-        match mode {
-            Mode::Trilith => {
-                for program in ["trilith", "trilith-supervisor"] {
-                    install(&binaries.join(program), stage)?;
-                }
-                trust(&binaries.join("trilith-mkbundle"), stage)?;
-            }
-            Mode::Peer => copy_tree(&repo.join("tests/lab/peer"), stage)?,
-        }
+        Version::first()?.stage(mode, stage)?;
         Ok(Layers(vec![stage.to_owned(), build_directory(&repo).join(tree)]))
     }
 
@@ -48,6 +35,57 @@ impl Layers {
     pub fn lowerdir(&self) -> String {
         let paths: Vec<String> = self.0.iter().map(|path| path.display().to_string()).collect();
         paths.join(":")
+    }
+}
+
+/// A version of what lies over the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// The checkout with its overlays.
+    source: PathBuf,
+    /// The directory of its programs.
+    programs: PathBuf,
+}
+
+impl Version {
+    /// This build's.
+    ///
+    /// # Errors
+    /// When the checkout is gone.
+    pub fn this() -> Result<Version> {
+        Ok(Version { source: repository()?, programs: binaries()? })
+    }
+
+    /// The version that a laboratory begins with: another checkout with its release build, if `TRILITH_LAB_VERSION` names one.
+    ///
+    /// # Errors
+    /// When this build's checkout is gone.
+    pub fn first() -> Result<Version> {
+        match std::env::var_os("TRILITH_LAB_VERSION").map(PathBuf::from) {
+            Some(source) => Ok(Version { programs: source.join("target/release"), source }),
+            None => Version::this(),
+        }
+    }
+
+    /// Lays it over what is in that directory. The laboratory's own programs are always this build's.
+    ///
+    /// # Errors
+    /// When a program has not been built, or the directory can't be written.
+    pub fn stage(&self, mode: Mode, to: &Path) -> Result<()> {
+        let own = binaries()?;
+        fs::create_dir_all(to)?;
+        copy_tree(&self.source.join("overlays/base"), to)?;
+        copy_tree(&self.source.join("overlays/services/lab"), to)?;
+        install(&own.join("lab-service"), to)?;
+        match mode {
+            Mode::Trilith => {
+                for program in ["trilith", "trilith-supervisor"] {
+                    install(&self.programs.join(program), to)?;
+                }
+                trust(&own.join("trilith-mkbundle"), to)
+            }
+            Mode::Peer => copy_tree(&repository()?.join("tests/lab/peer"), to),
+        }
     }
 }
 

@@ -8,18 +8,23 @@
 mod lab;
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use trilith_core::set::Outcome;
 use trilith_lab::bench::{Flows, VIPS, at_home, forged, holders, settle, until};
+use trilith_lab::config_roll::document::{Change, Fate};
+use trilith_lab::config_roll::{agreed, carry_out, feed, shown};
 use trilith_lab::lab::{Lab, NODES, VIP, VIP6};
 use trilith_lab::load::{
-    ArpWatch, ArpWatchOptions, Established, EstablishedOptions, KeepAlive, KeepAliveOptions, Steady, SteadyOptions,
-    Transfers, TransfersOptions, Window, now_ns,
+    ArpWatch, ArpWatchOptions, Established, EstablishedOptions, KeepAlive, KeepAliveOptions, KeepAliveReport, Steady,
+    SteadyOptions, Transfers, TransfersOptions, Window, now_ns,
 };
-use trilith_lab::node::Node;
+use trilith_lab::node::{Node, State};
+use trilith_lab::set::DOCUMENT;
 use trilith_lab::switch::Direction;
 use trilith_lab::wait::wait_until;
 
@@ -100,8 +105,7 @@ fn a_haproxy_that_is_asked_to_end_outlives_its_longest_download() -> Result<()> 
         );
         ensure!(state.stdout == b"inactive\n", "haproxy.service is {}", String::from_utf8_lossy(&state.stdout));
         ensure!(steady.ok == steady.attempts, "new connections: {:?}", steady.failures);
-        ensure!(kept.requests > 0 && kept.failed == 0 && kept.broken == 0, "kept connections: {:?}", kept.failures);
-        Ok(())
+        none_lost(&kept)
     })
 }
 
@@ -203,6 +207,113 @@ fn nothing_comes_of_forged_datagrams() -> Result<()> {
     })
 }
 
+/// Alone it passes. After `a_frozen_owner_…`, in the same laboratory, some kept HTTP connections get no answer any more: not understood
+/// yet, and so not part of `./justw test`, which skips what is unmended.
+#[test]
+#[ignore = "needs root and the root tree"]
+fn unmended_a_supervisor_that_is_restarted_hands_over_first() -> Result<()> {
+    with_lab(|lab| {
+        at_home(lab, "a")?;
+        let clients = Clients::on(lab, VIP.into())?;
+        wait_served(&clients.steady, now_ns())?;
+        lab.node("a")?.run("systemctl", &["restart", "trilith.service"])?;
+        settle(lab)?;
+        wait_served(&clients.steady, now_ns())?;
+        clients.noticed_nothing()
+    })
+}
+
+/// As the one before.
+#[test]
+#[ignore = "needs root and the root tree"]
+fn unmended_an_owner_that_reboots_in_order_fails_no_request() -> Result<()> {
+    with_lab(|lab| {
+        at_home(lab, "a")?;
+        let (netns, http) = (|| Some(lab.client.path()), SocketAddr::new(VIP.into(), 80));
+        let steady = SteadyOptions { netns: netns(), rate: NEW_PER_S, timeout: PATIENCE, ..SteadyOptions::new(http) };
+        let kept =
+            KeepAliveOptions { netns: netns(), connections: 20, timeout: PATIENCE, ..KeepAliveOptions::new(http) };
+        let (steady, kept) = (Steady::start(steady)?, KeepAlive::start(kept)?);
+        wait_served(&steady, now_ns())?;
+        let a = lab.node("a")?;
+        order(a, &["node", "reboot"])?;
+        wait_until("the end of the owner", SOON, || a.state() == State::Off)?;
+        // A container that has ended does not start by itself.
+        a.restart()?;
+        a.wait_ready()?;
+        settle(lab)?;
+        wait_served(&steady, now_ns())?;
+        let (steady, kept) = (steady.finish(), kept.finish());
+        ensure!(steady.ok == steady.attempts, "new connections: {:?}", steady.failures);
+        none_lost(&kept)
+    })
+}
+
+#[test]
+#[ignore = "needs root and the root tree"]
+fn a_node_whose_disk_was_lost_is_given_its_place_again() -> Result<()> {
+    with_lab(|lab| {
+        agreed(lab)?;
+        let (a, c) = (lab.node("a")?, lab.node("c")?);
+        let generation = || Ok::<_, anyhow::Error>(shown(a)?.state.nodes.get("c").map(|node| node.generation));
+        let before = generation()?;
+        c.run("systemctl", &["stop", "trilith-coordinator.service"])?;
+        c.run("rm", &["--recursive", "/var/lib/trilith/raft", "/var/lib/trilith/coordinator.json"])?;
+        c.run("systemctl", &["start", "--no-block", "trilith-coordinator.service"])?;
+        let mut said = None;
+        wait_until("the node in its new place", SOON, || {
+            // What was done, but not seen to be done in time, is refused the next time.
+            said = a.output("trilith", &["node", "replace", "c"]).ok();
+            generation().is_ok_and(|now| now > before)
+        })
+        .with_context(|| format!("{said:?}"))?;
+        agreed(lab)?;
+        // Whatever operators ask of a node that has the set's state.
+        a.run("trilith", &["upgrade", "history"])?;
+        c.run("trilith", &["node", "reset", "--yes"])?;
+        let marker = c.path("/var/lib/trilith/reset")?;
+        std::fs::remove_file(&marker).with_context(|| format!("no {}", marker.display()))
+    })
+}
+
+#[test]
+#[ignore = "needs root and the root tree"]
+fn a_certificate_is_served_and_renewed_by_a_haproxy_that_may_not_read_the_state() -> Result<()> {
+    with_lab(|lab| {
+        agreed(lab)?;
+        let everywhere = |name: &str| {
+            let pem = certificate(name)?;
+            lab.nodes.iter().try_for_each(|node| feed(node, &["service", "certificate", "secure", "-"], &pem))
+        };
+        // Whoever owns the VIP, its HAProxy shows it.
+        let shown_by_all = |name: &str| {
+            NODES.into_iter().try_for_each(|node| {
+                order(lab.node(node)?, &["vip", "move", "public", node])?;
+                wait_until("the certificate", SOON, || subject(lab).is_ok_and(|said| said.contains(name))).map(drop)
+            })
+        };
+        everywhere("first")?;
+        let text = format!("{DOCUMENT}{SECURE}");
+        let change = Change { what: "a service with TLS", text, confirm_within_s: None, fate: Fate::Kept };
+        let (past, _) = carry_out(lab, lab.node("a")?, &change)?;
+        ensure!(past.outcome == Outcome::Done, "{}: {}", change.what, past.outcome);
+        shown_by_all("first")?;
+        let established = EstablishedOptions {
+            netns: Some(lab.client.path()),
+            connections: 50,
+            interval: PING_EVERY,
+            dead_after: PATIENCE,
+            ..EstablishedOptions::new(SocketAddr::new(VIP.into(), 9000))
+        };
+        let established = Established::start(established)?;
+        everywhere("second")?;
+        shown_by_all("second")?;
+        let broken = established.finish().broken_at;
+        ensure!(broken.is_empty(), "broken by another certificate: {broken:?}");
+        Ok(())
+    })
+}
+
 #[test]
 #[ignore = "needs root and the root tree"]
 fn a_mistaken_command_says_what_is_wrong_by_its_exit_code() -> Result<()> {
@@ -288,7 +399,7 @@ impl Clients {
         let (kept, steady, established) = (self.kept.finish(), self.steady.finish(), self.established.finish());
         ensure!(established.broken == 0, "broken: {:?}", established.broken_at);
         ensure!(steady.attempts > 0 && steady.ok == steady.attempts, "new connections: {:?}", steady.failures);
-        ensure!(kept.requests > 0 && kept.failed == 0 && kept.broken == 0, "kept connections: {:?}", kept.failures);
+        none_lost(&kept)?;
         ensure!(arp.current.len() == 1, "{} nodes answer for the VIP: {:?}", arp.current.len(), arp.current);
         Ok(())
     }
@@ -354,6 +465,27 @@ fn fault(lab: &Lab, owner: &'static str, deed: impl FnOnce(&Node) -> Result<()>)
     Ok(())
 }
 
+fn none_lost(kept: &KeepAliveReport) -> Result<()> {
+    let lost = kept.failed + kept.broken + kept.connect_failures;
+    ensure!(kept.requests > 0 && lost == 0, "kept connections: {kept:?}");
+    Ok(())
+}
+
+/// A certificate of a day, with its key.
+fn certificate(name: &str) -> Result<String> {
+    let subject = format!("/CN={name}");
+    let args = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", &subject];
+    let made = Command::new("openssl").args(args).args(["-keyout", "-", "-out", "-"]).output().context("openssl")?;
+    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    Ok(String::from_utf8(made.stdout)?)
+}
+
+/// Whose certificate the VIP shows.
+fn subject(lab: &Lab) -> Result<String> {
+    let line = format!("openssl s_client -connect {VIP}:443 < /dev/null 2> /dev/null | openssl x509 -noout -subject");
+    lab.client.run("sh", &["-c", &line])
+}
+
 /// Has a command done, again if it was not done in time.
 fn order(node: &Node, args: &[&str]) -> Result<()> {
     until(&args.join(" "), SOON, || node.run("trilith", args).map(drop)).map(drop)
@@ -375,6 +507,18 @@ fn says(node: &Node, args: &[&str], code: i32, word: &str) -> Result<()> {
     Ok(())
 }
 
+/// A service with TLS, for the end of the document.
+const SECURE: &str = "
+[[service]]
+name = \"secure\"
+vip = \"public\"
+port = 443
+mode = \"http\"
+backend_port = 8080
+health = \"GET /healthz\"
+unit = \"lab-service.service\"
+tls_certificate = \"/var/lib/trilith/files/tls/secure.pem\"
+";
 const NEW_PER_S: u32 = 100;
 const FLOWS_EACH: usize = 50;
 const PING_EVERY: Duration = Duration::from_millis(200);

@@ -103,6 +103,7 @@ pub fn run(cuts: usize) -> Result<()> {
     summary.requests = report.ok + summary.failed;
     println!("{}", serde_json::to_string(&summary)?);
     ensure!(summary.failed == 0, "clients saw failures: {:?}", report.failures);
+    ensure!(summary.done > 0, "not one rollout came to its end: {:?}", summary.given_up);
     ensure!(summary.cuts.values().sum::<usize>() == cuts, "fewer cuts than asked for: the rollouts ended before them");
     Ok(())
 }

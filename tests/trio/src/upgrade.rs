@@ -316,7 +316,9 @@ impl Load {
                 + streams.requests,
             failed: steady.failures.values().sum::<u64>()
                 + busy.failed
+                + busy.connect_failures
                 + slow.failed
+                + slow.connect_failures
                 + streams.failed
                 + downloads.failed,
             broken: busy.broken + slow.broken + streams.broken,

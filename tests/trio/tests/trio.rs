@@ -74,7 +74,7 @@ fn a_shutdown_by_the_power_button_hands_the_vip_over() -> Result<()> {
         watch.wait_other_owner(owner.name())?;
         say(&format!("{} shut down in {took:.1?}", owner.name()));
         let seen = watch.finish("shutdown of the owner");
-        ensure!(seen.gap_ms < MOST_MS, "nobody was served for {} ms", seen.gap_ms);
+        ensure!(seen.failed == 0, "{} new connections failed while it ended", seen.failed);
         assert_eq!(owner.state(), State::Off);
         owner.power_on()?;
         trio.wait_serving(UP_DEADLINE).map(drop)
@@ -95,7 +95,7 @@ fn pauses(stop: fn(&Machine) -> Result<()>, go_on: fn(&Machine) -> Result<()>, w
             // Whoever comes back believing that it still owns the VIP has said so by then.
             sleep(AFTERMATH);
             let seen = watch.finish(&format!("{} {word} for {seconds} s", owner.name()));
-            ensure!(seen.two_owners_ms < MOST_MS, "two owners for {} ms", seen.two_owners_ms);
+            ensure!(seen.two_owners_ms < TWO_OWNERS_MS, "two owners for {} ms", seen.two_owners_ms);
             ensure!(seen.gap_ms < MOST_MS, "nobody was served for {} ms", seen.gap_ms);
             trio.wait_serving(UP_DEADLINE)?;
         }
@@ -115,6 +115,8 @@ fn long() -> bool {
     std::env::var_os("TRILITH_TRIO_LONG").is_some()
 }
 
+/// The fence, the lifetime of the address on the interface, and as much again for a guest that is translated.
+const TWO_OWNERS_MS: f64 = 4_000.0;
 /// On KVM it is a fraction of a second; a translated guest may need several for what follows.
 const MOST_MS: f64 = 10_000.0;
 /// Longer than any lease.

@@ -144,7 +144,9 @@ impl Node {
                 Request::Drain { node, drained } => {
                     let owns = (0..self.vips.len() as u8)
                         .any(|vip| self.owner(VipId(vip), now).is_some_and(|(o, _)| o == node));
-                    self.is_drained(node) == Some(drained) && (!drained || !owns)
+                    // It must hold over a power cut.
+                    let kept = node != self.own.me || self.durable.drained == drained;
+                    self.is_drained(node) == Some(drained) && kept && (!drained || !owns)
                 }
             };
             match (done, now >= ticket.until) {

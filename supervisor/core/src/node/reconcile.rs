@@ -32,7 +32,9 @@ impl Node {
         let short = seen + EPOCH_BLOCK / 2 >= asked.epoch_ceiling;
         let epoch_ceiling = if short { (seen / EPOCH_BLOCK + 2) * EPOCH_BLOCK } else { asked.epoch_ceiling };
         let record = DiskRecord { epoch_ceiling, drained: self.health.drained };
-        if self.disk.differs(now, &record) {
+        // One after the other: what is on the disk is what was sent, not what was sent meanwhile.
+        if self.persisting.is_none() && self.disk.differs(now, &record) {
+            self.persisting = Some(record);
             out.push(Command::Persist(record));
         }
     }
@@ -64,7 +66,8 @@ impl Node {
             }
             () if peer.live && !drained => BackendState::Ready,
             () if peer.live || peer.kernel => BackendState::Drain,
-            () if peer.heard_at().is_some_and(|heard| now < heard + GONE_AFTER) => BackendState::Down,
+            // One that was never heard was perhaps heard by the process before this one.
+            () if now < peer.heard_at().unwrap_or(self.quiet_until) + GONE_AFTER => BackendState::Down,
             () => BackendState::Gone,
         }
     }

@@ -330,8 +330,11 @@ async fn two_empty_disks_of_three_are_refused_until_the_third_is_made_the_set() 
     let mut cluster = Cluster::formed("recover", 3).await;
     cluster.note(0, 1).await;
     cluster.all_see(1).await;
-    let words = cluster.replica(1).recover().await.unwrap_err();
-    assert!(words.contains("the set works"), "{words}");
+    // On a busy machine a lease may just have run out.
+    eventually("a set that works refuses", async || {
+        cluster.replica(1).recover().await.expect_err("a set that works").contains("the set works")
+    })
+    .await;
     let keeps = cluster.leader().await;
     let empty: Vec<usize> = (0..3).filter(|node| *node != keeps).collect();
     for node in &empty {

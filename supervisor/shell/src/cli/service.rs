@@ -36,7 +36,8 @@ pub enum ServiceCommand {
     /// Put the certificate of a service on this node: certificate, chain and private key in one file (PEM).
     ///
     /// It is for services with `tls_certificate = "/var/lib/trilith/files/tls/NAME.pem"`. HAProxy judges it first; then it is stored, and
-    /// new connections get it at once, while those that are there go on. It may come before the configuration that names it.
+    /// new connections get it at once, while those that are there go on, though not for longer than eight reloads. It may come before the
+    /// configuration that names it.
     ///
     /// Private keys do not travel between nodes: run it on each of them.
     #[command(after_long_help = examples(&[

@@ -1,11 +1,13 @@
 //! Certificates: where they lie, how HAProxy gets them, and how another one is put in force.
 //!
 //! A certificate lies with its chain and key in one file (PEM) that the configuration names, below the state or in the image, for
-//! root's eyes. HAProxy is another user from its first instruction on, so it reads copies in [`paths::TLS`]. Their digest is part of the
-//! mark of what HAProxy has loaded: a certificate that is renewed is loaded as another configuration is, and no connection ends.
+//! root's eyes. HAProxy is another user from its first instruction on, so it reads copies in [`paths::TLS`]. Each bears its digest in its
+//! name, so that one which HAProxy refuses replaces none, and so that HAProxy loads one that was renewed as it loads another
+//! configuration: connections go on, for as many reloads and as long as `render.rs` allows.
 //!
 //! Keys do not travel from node to node: whoever brings one brings it to each.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::Read;
@@ -17,8 +19,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Shell, render, seen_from};
+use super::{Shell, seen_from};
 use crate::{disk, paths};
+
+/// Where HAProxy finds the certificates of services, by their names.
+pub type Copies = BTreeMap<String, String>;
 
 /// The longest certificate with chain and key that is taken, in bytes: ten times the usual.
 pub const MAX_PEM: usize = 32 << 10;
@@ -64,9 +69,9 @@ pub struct Install {
 }
 
 impl Shell {
-    /// Copies the certificates that the configuration names to where HAProxy may read them. Returns their digest.
-    pub(super) fn take_certificates(&self) -> Result<Vec<u8>, String> {
-        let mut digest = Sha256::new();
+    /// Copies the certificates that the configuration names to where HAProxy may read them. Returns the copies by service.
+    pub(super) fn take_certificates(&self) -> Result<Copies, String> {
+        let mut copies = Copies::new();
         for service in &self.settings.services {
             let Some(path) = &service.tls_certificate else { continue };
             let text = read(&seen_from(&self.installed.root, path)).map_err(|error| {
@@ -77,10 +82,25 @@ impl Shell {
                     paths::CERTIFICATES
                 )
             })?;
-            digest.update(Sha256::digest(&*text));
-            self.copy(&render::certificate(service), &text)?;
+            let digest: String = Sha256::digest(&*text)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+            let copy = format!("{}/{}-{digest}.pem", paths::TLS, service.name);
+            self.copy(&copy, &text)?;
+            copies.insert(service.name.clone(), copy);
         }
-        Ok(digest.finalize().to_vec())
+        Ok(copies)
+    }
+
+    /// Removes copies that nobody reads any more: those which the configuration in force does not name.
+    pub(super) fn tidy_certificates(&self) {
+        let used: Vec<_> = self.copies.values().map(|copy| seen_from(&self.installed.root, copy)).collect();
+        let folder = seen_from(&self.installed.root, paths::TLS);
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if !used.contains(&entry)
+                && let Err(error) = fs::remove_file(&entry)
+            {
+                tracing::warn!("{} is left: {error}", entry.display());
+            }
+        }
     }
 
     /// [`super::Handle::install`].
@@ -98,11 +118,8 @@ impl Shell {
             ));
         }
         self.judge(pem).await?;
-        let target = seen_from(&self.installed.root, &path);
-        let folder = target.parent().unwrap_or(Path::new("/"));
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        made.map_err(|error| format!("{}: {error}", folder.display()))?;
-        disk::replace_with(&target, pem.0.as_bytes(), 0o600).map_err(|error| format!("{error:#}"))?;
+        let (target, pem) = (seen_from(&self.installed.root, &path), pem.clone());
+        disk::aside(move || store(&target, &pem)).await?;
         if named.is_none() {
             return Ok(format!("the certificate of service {service} is in {path}, for the configuration to name"));
         }
@@ -137,6 +154,13 @@ impl Shell {
     fn copy(&self, path: &str, text: &[u8]) -> Result<(), String> {
         disk::replace_with(&seen_from(&self.installed.root, path), text, 0o640).map_err(|error| format!("{error:#}"))
     }
+}
+
+fn store(path: &Path, pem: &Pem) -> Result<(), String> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| format!("{}: {error}", folder.display()))?;
+    disk::replace_with(path, pem.0.as_bytes(), 0o600).map_err(|error| format!("{error:#}"))
 }
 
 fn read(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {

@@ -9,6 +9,8 @@ use sha2::{Digest, Sha256};
 use trilith_core::command::BackendState;
 use trilith_core::config::{Health, Mode, Node, NodeId, Service, Settings};
 
+use super::certificate::Copies;
+
 /// Port on every VIP where HAProxy answers its own node's probe, and nobody else.
 pub const FRONT_PORT: u16 = 9909;
 /// What [`FRONT_PORT`] answers with 200.
@@ -48,17 +50,22 @@ const CHECK_SPACING: Duration = Duration::from_millis(10);
 /// connections it would mean the same.) A node without a state is ready.
 ///
 /// `mark` is [`mark`], by which a running HAProxy says what it has loaded.
-pub fn render(settings: &Settings, me: NodeId, states: &BTreeMap<NodeId, BackendState>, mark: &str) -> String {
+pub fn render(
+    settings: &Settings,
+    me: NodeId,
+    states: &BTreeMap<NodeId, BackendState>,
+    certificates: &Copies,
+    mark: &str,
+) -> String {
     let mut out = String::new();
-    write_all(&mut out, settings, me, states, mark).expect("a String takes every write");
+    write_all(&mut out, settings, me, states, certificates, mark).expect("a String takes every write");
     out
 }
 
-/// Identifies the configuration that [`render`] makes, whatever the states of the nodes, and the certificates that it names, by their
-/// digest: 16 hexadecimal digits.
-pub fn mark(settings: &Settings, me: NodeId, certificates: &[u8]) -> String {
-    let text = render(settings, me, &BTreeMap::new(), "");
-    let digest = Sha256::new().chain_update(text).chain_update(certificates).finalize();
+/// Identifies the configuration that [`render`] makes, whatever the states of the nodes: 16 hexadecimal digits. The names of copies
+/// stand for what is in them.
+pub fn mark(settings: &Settings, me: NodeId, certificates: &Copies) -> String {
+    let digest = Sha256::digest(render(settings, me, &BTreeMap::new(), certificates, "").as_bytes());
     digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -67,16 +74,12 @@ pub fn backend(service: &Service) -> String {
     format!("be_{}", service.name)
 }
 
-/// Where HAProxy finds a service's certificate, chain and key.
-pub fn certificate(service: &Service) -> String {
-    format!("{}/{}.pem", crate::paths::TLS, service.name)
-}
-
 fn write_all(
     out: &mut String,
     settings: &Settings,
     me: NodeId,
     states: &BTreeMap<NodeId, BackendState>,
+    certificates: &Copies,
     mark: &str,
 ) -> std::fmt::Result {
     let slowness = settings.set.lease.slowness();
@@ -112,7 +115,7 @@ defaults
     )?;
     write_front(out, settings)?;
     for service in &settings.services {
-        write_frontend(out, settings, service)?;
+        write_frontend(out, settings, certificates, service)?;
         write_backend(out, settings, me, states, service)?;
     }
     Ok(())
@@ -138,13 +141,14 @@ fn write_front(out: &mut String, settings: &Settings) -> std::fmt::Result {
     )
 }
 
-fn write_frontend(out: &mut String, settings: &Settings, service: &Service) -> std::fmt::Result {
+fn write_frontend(out: &mut String, settings: &Settings, certificates: &Copies, service: &Service) -> std::fmt::Result {
     writeln!(out, "\nfrontend fe_{}", service.name)?;
     for vip in &service.vips {
         let vip = &settings.vips[usize::from(vip.0)];
         write!(out, "    bind {} name {}", endpoint(vip.address, service.port), vip.name)?;
-        if service.tls_certificate.is_some() {
-            write!(out, " ssl crt {}", certificate(service))?;
+        if let Some(file) = &service.tls_certificate {
+            // Without a copy HAProxy will not see this line.
+            write!(out, " ssl crt {}", quoted(certificates.get(&service.name).unwrap_or(file)))?;
             if service.mode == Mode::Http {
                 out.push_str(" alpn h2,http/1.1");
             }
@@ -270,7 +274,8 @@ mod tests {
     #[test]
     fn the_example_set_renders_as_the_golden_file_says() {
         let settings = testing::settings();
-        let text = render(&settings, NodeId(0), &BTreeMap::new(), &mark(&settings, NodeId(0), b""));
+        let copies = Copies::from([("secure".to_owned(), "/run/trilith/tls/secure-0123456789abcdef.pem".to_owned())]);
+        let text = render(&settings, NodeId(0), &BTreeMap::new(), &copies, &mark(&settings, NodeId(0), &copies));
         assert_eq!(text, include_str!("golden.cfg"), "\n{text}");
     }
 
@@ -278,14 +283,14 @@ mod tests {
     fn a_node_that_is_not_ready_starts_disabled_in_every_backend_and_the_mark_stays() {
         let settings = testing::settings();
         let states = [(NodeId(1), BackendState::Drain), (NodeId(2), BackendState::Down)].into_iter().collect();
-        let text = render(&settings, NodeId(0), &states, "");
+        let text = render(&settings, NodeId(0), &states, &Copies::new(), "");
         let disabled: Vec<&str> = text
             .lines()
             .filter(|line| line.ends_with(" disabled"))
             .map(|line| line.trim_start().split_once(" 1").expect("an address").0)
             .collect();
         assert_eq!(disabled, ["server b", "server c", "server b", "server c", "server b", "server c"]);
-        let ready = render(&settings, NodeId(0), &BTreeMap::new(), "");
+        let ready = render(&settings, NodeId(0), &BTreeMap::new(), &Copies::new(), "");
         assert_eq!(text.replace(" disabled\n", "\n"), ready);
     }
 
@@ -294,10 +299,12 @@ mod tests {
         let settings = testing::settings();
         let mut other = settings.clone();
         other.services[0].backend_port += 1;
-        let known = mark(&settings, NodeId(0), b"");
-        assert_ne!(known, mark(&other, NodeId(0), b""));
-        assert_ne!(known, mark(&settings, NodeId(1), b""));
-        assert_ne!(known, mark(&settings, NodeId(0), b"renewed"));
+        let none = Copies::new();
+        let renewed = Copies::from([("secure".to_owned(), "/renewed.pem".to_owned())]);
+        let known = mark(&settings, NodeId(0), &none);
+        assert_ne!(known, mark(&other, NodeId(0), &none));
+        assert_ne!(known, mark(&settings, NodeId(1), &none));
+        assert_ne!(known, mark(&settings, NodeId(0), &renewed));
     }
 
     #[test]

@@ -22,6 +22,9 @@ const MAX_ANSWER: u64 = 1 << 20;
 /// How many commands go in one line, which HAProxy bounds by its buffer of 16 KiB.
 const COMMANDS_PER_LINE: usize = 32;
 
+/// The longest name or state that is taken over, in characters: a DNS label's, and above all of HAProxy's.
+const MAX_WORD: usize = 63;
+
 /// Why there is no answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -77,7 +80,7 @@ impl Master {
                     "HAProxy refuses `{}` or one of {} that follow: {}",
                     chunk[0],
                     chunk.len() - 1,
-                    answer.trim()
+                    alerts(&answer)
                 )));
             }
             if answer.len() < chunk.len() {
@@ -145,7 +148,7 @@ pub fn alerts(output: &str) -> String {
         .filter_map(|line| line.split_once(" : ").map(|(_, reason)| reason))
         .collect();
     let text = if reasons.is_empty() { output.trim().replace('\n', "; ") } else { reasons.join("; ") };
-    text.chars().take(500).collect()
+    text.chars().filter(|c| !c.is_control()).take(500).collect()
 }
 
 /// Reads `show stat`: comma-separated, its columns named in the first line. Rows that make no sense are left out.
@@ -167,10 +170,12 @@ pub fn parse_flows(csv: &str) -> Flows {
                 flows.total = flows.total.saturating_add(number("stot"));
             }
         } else if let Some(service) = proxy.strip_prefix("be_") {
+            // It comes to an admin's terminal.
+            let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_WORD).collect();
             flows.backends.push(BackendStatus {
-                service: service.to_owned(),
-                node: server.to_owned(),
-                state: state.to_owned(),
+                service: plain(service),
+                node: plain(server),
+                state: plain(state),
                 current: number("scur"),
             });
         }
@@ -205,6 +210,8 @@ be_portal,b,0,0,1,5,,29,DOWN 1/2,
 
     #[test]
     fn nonsense_gives_no_flows_and_no_panic() {
+        let hostile = parse_flows("# pxname,svname,status,scur\nbe_x,\u{1b}[2Ja,UP\u{7}\u{9b}1m,1\n");
+        assert_eq!((hostile.backends[0].node.as_str(), hostile.backends[0].state.as_str()), ("[2Ja", "UP1m"));
         for nonsense in ["", "\n\n", "# a,b\n1", "# pxname,svname,status,scur\n,,,\nfe_x,FRONTEND,OPEN,-1\nbe_"] {
             assert_eq!(parse_flows(nonsense), Flows::default(), "{nonsense:?}");
         }

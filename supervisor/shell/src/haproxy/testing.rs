@@ -79,19 +79,23 @@ pub fn plain_settings() -> Settings {
 pub fn inside(test: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/root");
     if !root.join("usr/sbin/haproxy").exists() {
+        assert!(std::env::var_os("TRILITH_TEST_ALL").is_none(), "{test}: there is no root tree in build/root");
         eprintln!("{test}: left out, because there is no root tree in build/root");
         return None;
     }
     let root = root.canonicalize().unwrap();
     if std::env::var_os("TRILITH_TEST_INSIDE").is_none() {
-        let status = Command::new("unshare")
+        let output = Command::new("unshare")
             .args(["--mount", "--net", "--pid", "--mount-proc", "--fork", "--kill-child"])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture"])
             .env("TRILITH_TEST_INSIDE", "1")
-            .status()
+            .stderr(Stdio::inherit())
+            .output()
             .unwrap();
-        assert!(status.success(), "{test}: failed inside its namespaces");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let passed = output.status.success() && said.contains("test result: ok. 1 passed");
+        assert!(passed, "{test}: failed inside its namespaces: {said}");
         return None;
     }
     let tree = root.display();
@@ -203,7 +207,7 @@ pub async fn get(port: u16) -> Option<String> {
 
 /// Writes the configuration where HAProxy reads it.
 pub fn install(root: &Path, settings: &Settings) {
-    let text = super::render::render(settings, NodeId(0), &std::collections::BTreeMap::new(), "");
+    let text = super::render::render(settings, NodeId(0), &Default::default(), &Default::default(), "");
     let path = root.join("run/trilith/haproxy.cfg");
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();

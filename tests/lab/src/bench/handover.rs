@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -73,6 +73,12 @@ pub fn run(options: &Options) -> Result<()> {
             summary.failed
         );
     }
+    ensure!(
+        summary.within.p99 && summary.within.max,
+        "stalls of {} ms (p99) and {} ms (most) are beyond the bars, on a machine that has nothing else to do",
+        summary.stall_ms_p99,
+        summary.stall_ms_max
+    );
     Ok(())
 }
 

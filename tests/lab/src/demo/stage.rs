@@ -190,7 +190,7 @@ impl<'a> Stage<'a> {
             exposed: number(&exposed),
             lost: breaks(&exposed),
             requests: kept.requests,
-            requests_failed: kept.failed,
+            requests_failed: kept.failed + kept.connect_failures,
         }
     }
 

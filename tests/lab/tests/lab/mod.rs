@@ -116,11 +116,12 @@ fn a_laboratory_goes_down_with_its_owner() -> Result<()> {
         .env(HOLD, "1")
         .stdout(Stdio::null())
         .spawn()?;
-    wait_until("a laboratory brought up by another process", Duration::from_secs(300), || {
+    let up = wait_until("a laboratory brought up by another process", Duration::from_secs(300), || {
         Lab::attach().is_ok_and(|lab| lab.nodes.iter().all(Node::is_ready))
-    })?;
+    });
     owner.kill()?;
     owner.wait()?;
+    up?;
     wait_nothing_left()
 }
 

@@ -56,6 +56,8 @@ pub struct Seen {
     pub gap_ms: f64,
     /// The longest time that two answered for the VIP, in milliseconds.
     pub two_owners_ms: f64,
+    /// New connections that were not served.
+    pub failed: u64,
 }
 
 impl Watch {
@@ -106,7 +108,11 @@ impl Watch {
         let window = Window::new(self.from_ns, now_ns());
         let arp = self.arp.finish();
         let steady = self.steady.report(window);
-        let seen = Seen { gap_ms: steady.longest_gap_ms, two_owners_ms: arp.longest_many_ms };
+        let seen = Seen {
+            gap_ms: steady.longest_gap_ms,
+            two_owners_ms: arp.longest_many_ms,
+            failed: steady.failures.values().sum(),
+        };
         say(&format!("{what}: {seen:?}, {} connections served, failed: {:?}", steady.ok, steady.failures));
         seen
     }

@@ -56,11 +56,8 @@ struct Summary {
     upgrades: usize,
     /// Rollouts that stood still because another node failed by itself, on a machine that is too busy, and that were told to go on.
     paused: usize,
-    requests: u64,
-    failed: u64,
-    broken: u64,
-    /// Connections that HAProxy ended in HTTP's own words.
-    polite_closes: u64,
+    #[serde(flatten)]
+    seen: Seen,
     /// TCP connections that lived through a change.
     long_lived: usize,
     seconds: u64,
@@ -129,13 +126,9 @@ pub fn run(options: &Options) -> Result<()> {
         finish(connections, &mut summary);
     }
     summary.seconds = begun.elapsed().as_secs();
-    let seen = load.finish();
-    summary.requests = seen.requests;
-    summary.failed = seen.failed;
-    summary.broken += seen.broken;
-    summary.polite_closes = seen.polite_closes;
+    summary.seen.add(load.finish());
     println!("{}", serde_json::to_string(&summary)?);
-    ensure!(summary.failed == 0 && summary.broken == 0, "clients saw failures");
+    summary.seen.nothing()?;
     let rollouts = summary.changes + summary.upgrades;
     ensure!(summary.paused <= 1 + rollouts / 5, "{} of {rollouts} rollouts were paused by failures", summary.paused);
     Ok(())
@@ -153,7 +146,7 @@ pub fn agreed(lab: &Lab) -> Result<()> {
 fn finish(connections: Established, summary: &mut Summary) {
     let report = connections.finish();
     report.broken_at.iter().for_each(|broken| say(&format!("a long-lived connection broke: {:?}", broken.failure)));
-    summary.broken += report.broken as u64;
+    summary.seen.broken += report.broken as u64;
     summary.long_lived += report.established - report.broken;
 }
 
@@ -278,12 +271,30 @@ pub(crate) struct Load {
     from_ns: u64,
 }
 
-/// What they have seen.
+/// What clients have seen.
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Seen {
-    pub(crate) requests: u64,
-    pub(crate) failed: u64,
+    requests: u64,
+    failed: u64,
     pub(crate) broken: u64,
-    pub(crate) polite_closes: u64,
+    /// Connections that HAProxy ended in HTTP's own words.
+    polite_closes: u64,
+}
+
+impl Seen {
+    pub(crate) fn add(&mut self, more: Seen) {
+        self.requests += more.requests;
+        self.failed += more.failed;
+        self.broken += more.broken;
+        self.polite_closes += more.polite_closes;
+    }
+
+    /// # Errors
+    /// When a client saw a failure.
+    pub(crate) fn nothing(&self) -> Result<()> {
+        ensure!(self.failed == 0 && self.broken == 0, "clients saw failures");
+        Ok(())
+    }
 }
 
 impl Load {

@@ -20,8 +20,8 @@ use trilith_lab::config_roll::document::{Change, Fate};
 use trilith_lab::config_roll::{agreed, carry_out, feed, shown};
 use trilith_lab::lab::{Lab, NODES, VIP, VIP6};
 use trilith_lab::load::{
-    ArpWatch, ArpWatchOptions, Established, EstablishedOptions, KeepAlive, KeepAliveOptions, KeepAliveReport, Steady,
-    SteadyOptions, Transfers, TransfersOptions, Window, now_ns,
+    ArpWatch, ArpWatchOptions, Established, EstablishedOptions, KeepAlive, KeepAliveOptions, Steady, SteadyOptions,
+    Transfers, TransfersOptions, Window, now_ns,
 };
 use trilith_lab::node::{Node, State};
 use trilith_lab::set::DOCUMENT;
@@ -68,21 +68,17 @@ fn draining_the_owner_is_not_noticed_and_undraining_puts_it_back() -> Result<()>
 fn a_haproxy_that_is_asked_to_end_outlives_its_longest_download() -> Result<()> {
     with_lab(|lab| {
         at_home(lab, "a")?;
-        let (netns, http) = (|| Some(lab.client.path()), SocketAddr::new(VIP.into(), 80));
-        let steady = SteadyOptions { netns: netns(), rate: NEW_PER_S, timeout: PATIENCE, ..SteadyOptions::new(http) };
-        let kept =
-            KeepAliveOptions { netns: netns(), connections: 20, timeout: PATIENCE, ..KeepAliveOptions::new(http) };
-        let (steady, kept) = (Steady::start(steady)?, KeepAlive::start(kept)?);
-        wait_served(&steady, now_ns())?;
+        let requests = Requests::on(lab, VIP.into())?;
+        wait_served(&requests.steady, now_ns())?;
         let (bytes_per_s, at_once) = (1 << 20, 2);
         let bytes = bytes_per_s * LONGER_THAN_A_STOP.as_secs();
         let downloads = TransfersOptions {
-            netns: netns(),
+            netns: Some(lab.client.path()),
             transfers: at_once,
             bytes,
             bytes_per_s,
             timeout: PATIENCE,
-            ..TransfersOptions::new(http)
+            ..TransfersOptions::new(SocketAddr::new(VIP.into(), 80))
         };
         let downloads = Transfers::start(downloads)?;
         wait_until("downloads by way of the owner", SOON, || downloads.report(Window::ALL).bytes > 0)?;
@@ -96,16 +92,15 @@ fn a_haproxy_that_is_asked_to_end_outlives_its_longest_download() -> Result<()> 
         let whole = downloads.report(Window::ALL);
         order(a, &["node", "undrain", "a"])?;
         settle(lab)?;
-        wait_served(&steady, now_ns())?;
-        let (downloads, steady, kept) = (downloads.finish(), steady.finish(), kept.finish());
+        wait_served(&requests.steady, now_ns())?;
+        let downloads = downloads.finish();
         ensure!(downloads.failed == 0 && whole.complete >= at_once as u64, "downloads: {:?}, {whole:?}", downloads);
         ensure!(
             lasted.as_secs() >= 10,
             "the drain was over after {lasted:?}: nothing outlived the time that a stop has"
         );
         ensure!(state.stdout == b"inactive\n", "haproxy.service is {}", String::from_utf8_lossy(&state.stdout));
-        ensure!(steady.ok == steady.attempts, "new connections: {:?}", steady.failures);
-        none_lost(&kept)
+        requests.noticed_nothing()
     })
 }
 
@@ -215,10 +210,10 @@ fn unmended_a_supervisor_that_is_restarted_hands_over_first() -> Result<()> {
     with_lab(|lab| {
         at_home(lab, "a")?;
         let clients = Clients::on(lab, VIP.into())?;
-        wait_served(&clients.steady, now_ns())?;
+        wait_served(&clients.requests.steady, now_ns())?;
         lab.node("a")?.run("systemctl", &["restart", "trilith.service"])?;
         settle(lab)?;
-        wait_served(&clients.steady, now_ns())?;
+        wait_served(&clients.requests.steady, now_ns())?;
         clients.noticed_nothing()
     })
 }
@@ -229,12 +224,8 @@ fn unmended_a_supervisor_that_is_restarted_hands_over_first() -> Result<()> {
 fn unmended_an_owner_that_reboots_in_order_fails_no_request() -> Result<()> {
     with_lab(|lab| {
         at_home(lab, "a")?;
-        let (netns, http) = (|| Some(lab.client.path()), SocketAddr::new(VIP.into(), 80));
-        let steady = SteadyOptions { netns: netns(), rate: NEW_PER_S, timeout: PATIENCE, ..SteadyOptions::new(http) };
-        let kept =
-            KeepAliveOptions { netns: netns(), connections: 20, timeout: PATIENCE, ..KeepAliveOptions::new(http) };
-        let (steady, kept) = (Steady::start(steady)?, KeepAlive::start(kept)?);
-        wait_served(&steady, now_ns())?;
+        let requests = Requests::on(lab, VIP.into())?;
+        wait_served(&requests.steady, now_ns())?;
         let a = lab.node("a")?;
         order(a, &["node", "reboot"])?;
         wait_until("the end of the owner", SOON, || a.state() == State::Off)?;
@@ -242,10 +233,8 @@ fn unmended_an_owner_that_reboots_in_order_fails_no_request() -> Result<()> {
         a.restart()?;
         a.wait_ready()?;
         settle(lab)?;
-        wait_served(&steady, now_ns())?;
-        let (steady, kept) = (steady.finish(), kept.finish());
-        ensure!(steady.ok == steady.attempts, "new connections: {:?}", steady.failures);
-        none_lost(&kept)
+        wait_served(&requests.steady, now_ns())?;
+        requests.noticed_nothing()
     })
 }
 
@@ -367,40 +356,57 @@ fn config_check_names_the_line_that_is_wrong() -> Result<()> {
 /// Clients of one VIP that should notice nothing.
 struct Clients {
     established: Established,
-    steady: Steady,
-    kept: KeepAlive,
+    requests: Requests,
     arp: ArpWatch,
 }
 
 impl Clients {
     fn on(lab: &Lab, vip: IpAddr) -> Result<Clients> {
         let netns = || Some(lab.client.path());
-        let (echo, http) = (SocketAddr::new(vip, 9000), SocketAddr::new(vip, 80));
         let established = EstablishedOptions {
             netns: netns(),
             connections: 200,
             interval: PING_EVERY,
             dead_after: PATIENCE,
-            ..EstablishedOptions::new(echo)
+            ..EstablishedOptions::new(SocketAddr::new(vip, 9000))
         };
-        let steady = SteadyOptions { netns: netns(), rate: NEW_PER_S, timeout: PATIENCE, ..SteadyOptions::new(http) };
-        let kept =
-            KeepAliveOptions { netns: netns(), connections: 20, timeout: PATIENCE, ..KeepAliveOptions::new(http) };
         Ok(Clients {
             established: Established::start(established)?,
-            steady: Steady::start(steady)?,
-            kept: KeepAlive::start(kept)?,
+            requests: Requests::on(lab, vip)?,
             arp: ArpWatch::start(ArpWatchOptions { netns: netns(), ..ArpWatchOptions::new("eth0", vip) })?,
         })
     }
 
     fn noticed_nothing(self) -> Result<()> {
         let arp = self.arp.finish();
-        let (kept, steady, established) = (self.kept.finish(), self.steady.finish(), self.established.finish());
+        let established = self.established.finish();
         ensure!(established.broken == 0, "broken: {:?}", established.broken_at);
-        ensure!(steady.attempts > 0 && steady.ok == steady.attempts, "new connections: {:?}", steady.failures);
-        none_lost(&kept)?;
+        self.requests.noticed_nothing()?;
         ensure!(arp.current.len() == 1, "{} nodes answer for the VIP: {:?}", arp.current.len(), arp.current);
+        Ok(())
+    }
+}
+
+/// HTTP clients of one VIP that should notice nothing: one connection a request, and kept ones.
+struct Requests {
+    steady: Steady,
+    kept: KeepAlive,
+}
+
+impl Requests {
+    fn on(lab: &Lab, vip: IpAddr) -> Result<Requests> {
+        let (netns, http) = (|| Some(lab.client.path()), SocketAddr::new(vip, 80));
+        let steady = SteadyOptions { netns: netns(), rate: NEW_PER_S, timeout: PATIENCE, ..SteadyOptions::new(http) };
+        let kept =
+            KeepAliveOptions { netns: netns(), connections: 20, timeout: PATIENCE, ..KeepAliveOptions::new(http) };
+        Ok(Requests { steady: Steady::start(steady)?, kept: KeepAlive::start(kept)? })
+    }
+
+    fn noticed_nothing(self) -> Result<()> {
+        let (steady, kept) = (self.steady.finish(), self.kept.finish());
+        ensure!(steady.attempts > 0 && steady.ok == steady.attempts, "new connections: {:?}", steady.failures);
+        let lost = kept.failed + kept.broken + kept.connect_failures;
+        ensure!(kept.requests > 0 && lost == 0, "kept connections: {kept:?}");
         Ok(())
     }
 }
@@ -416,7 +422,7 @@ fn planned_moves(lab: &Lab, name: &str, vip: IpAddr) -> Result<()> {
         wait_until("the VIP on its new owner alone", SOON, || holders(lab, index).is_ok_and(|all| all == [to]))?;
         // The second half of the moves follow each other faster than anything settles.
         if turn < 3 {
-            wait_served(&clients.steady, moved_ns)?;
+            wait_served(&clients.requests.steady, moved_ns)?;
         }
     }
     settle(lab)?;
@@ -462,12 +468,6 @@ fn fault(lab: &Lab, owner: &'static str, deed: impl FnOnce(&Node) -> Result<()>)
     ensure!(after.ok == after.attempts, "new connections after all is healed: {:?}", after.failures);
     let gap_ms = steady.finish().longest_gap_ms;
     ensure!(gap_ms < SOON.as_millis() as f64, "nobody could connect for {gap_ms} ms");
-    Ok(())
-}
-
-fn none_lost(kept: &KeepAliveReport) -> Result<()> {
-    let lost = kept.failed + kept.broken + kept.connect_failures;
-    ensure!(kept.requests > 0 && lost == 0, "kept connections: {kept:?}");
     Ok(())
 }
 

@@ -10,14 +10,21 @@ use super::fault::{Wrong, quoted};
 use super::table::type_name;
 use super::{FRONT_PORT, Health, Lone, Mode};
 
+/// Whether this could be the name of a node, a VIP or a service: a DNS label in lower case.
+pub fn is_label(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=63).contains(&text.len()) && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
 /// A DNS label (RFC 1123, section 2.1), in lower case so that names never differ by case alone.
 pub(super) fn label(value: &DeValue<'_>) -> Result<String, Wrong> {
     const RIGHT: &str = "use 1 to 63 lower-case letters, digits and inner hyphens, such as \"edge-1\"";
     let text = string(value, "a name", RIGHT)?;
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let good =
-        (1..=63).contains(&text.len()) && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-');
-    if good { Ok(text.to_owned()) } else { Err(Wrong::new(format!("{} is no DNS label", quoted(text)), RIGHT)) }
+    if is_label(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(Wrong::new(format!("{} is no DNS label", quoted(text)), RIGHT))
+    }
 }
 
 /// A port of TCP or UDP.

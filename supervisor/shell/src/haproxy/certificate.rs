@@ -15,10 +15,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
+use trilith_core::config::is_label;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::render::digest;
 use super::{Shell, seen_from};
 use crate::{disk, paths};
 
@@ -82,8 +83,7 @@ impl Shell {
                     paths::CERTIFICATES
                 )
             })?;
-            let digest: String = Sha256::digest(&*text)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-            let copy = format!("{}/{}-{digest}.pem", paths::TLS, service.name);
+            let copy = format!("{}/{}-{}.pem", paths::TLS, service.name, digest(&text));
             self.copy(&copy, &text)?;
             copies.insert(service.name.clone(), copy);
         }
@@ -171,10 +171,4 @@ fn read(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
     }
     Ok(text)
-}
-
-/// As a service's name is in the configuration.
-fn is_label(name: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&name.len()) && name.bytes().all(inner) && !name.starts_with('-') && !name.ends_with('-')
 }

@@ -65,8 +65,12 @@ pub fn render(
 /// Identifies the configuration that [`render`] makes, whatever the states of the nodes: 16 hexadecimal digits. The names of copies
 /// stand for what is in them.
 pub fn mark(settings: &Settings, me: NodeId, certificates: &Copies) -> String {
-    let digest = Sha256::digest(render(settings, me, &BTreeMap::new(), certificates, "").as_bytes());
-    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    digest(render(settings, me, &BTreeMap::new(), certificates, "").as_bytes())
+}
+
+/// Tells texts apart that nobody made alike: 16 hexadecimal digits.
+pub fn digest(text: &[u8]) -> String {
+    Sha256::digest(text)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Name of a service's backend in HAProxy.

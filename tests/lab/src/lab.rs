@@ -69,7 +69,8 @@ pub struct Lab {
 
 impl Lab {
     /// Brings it up and waits until every node is ready, saying on standard error how far it is. If one of the same
-    /// mode is up already it is used, healed, and left standing in the end.
+    /// mode was left standing it is used, healed, and left standing in the end. One that lost its owner and its guard,
+    /// as when both were killed at once, is taken down first: nobody knows what it was in the middle of.
     ///
     /// # Errors
     /// When one of the other mode is up, when something else has namespaces of these names, or when a step fails; what
@@ -81,6 +82,10 @@ impl Lab {
     /// [`Lab::up`], with a choice of what becomes of a laboratory whose nodes do not get ready.
     pub fn up_or(mode: Mode, on_failure: OnFailure) -> Result<Lab> {
         let lock = lock()?;
+        if let Some(orphan) = Record::read()?.filter(Record::is_orphan) {
+            say("taking down a laboratory that has lost its owner");
+            take_down(&orphan)?;
+        }
         if let Some(record) = Record::read()? {
             if record.mode != mode {
                 bail!("a laboratory with other software is up: take it down first (trilith-lab lab down)");
@@ -177,7 +182,10 @@ impl Lab {
 
     /// Lets the laboratory stand when this process ends.
     pub fn keep(mut self) -> Result<()> {
-        self.guard.take().map_or(Ok(()), Guard::dismiss)
+        let Some(guard) = self.guard.take() else { return Ok(()) };
+        let record = Record::read()?.context("the laboratory's record is gone")?;
+        Record { kept: true, ..record }.write()?;
+        guard.dismiss()
     }
 
     fn assemble(mode: Mode, guard: Option<Guard>) -> Result<Lab> {
@@ -329,11 +337,24 @@ struct Record {
     id: String,
     mode: Mode,
     namespaces: Vec<String>,
+    /// Whether it stands without an owner because somebody wants it to.
+    #[serde(default)]
+    kept: bool,
 }
 
 impl Record {
     fn new(mode: Mode) -> Result<Record> {
-        Ok(Record { id: new_secret()?, mode, namespaces: namespaces() })
+        Ok(Record { id: new_secret()?, mode, namespaces: namespaces(), kept: false })
+    }
+
+    /// Whether nobody will take it down: its guard has not outlived its owner.
+    fn is_orphan(&self) -> bool {
+        let guard = format!("\0{GUARD}\0{}\0", self.id);
+        let is_guard = |process: fs::DirEntry| {
+            // A process that ends meanwhile is none.
+            fs::read_to_string(process.path().join("cmdline")).is_ok_and(|line| line.ends_with(&guard))
+        };
+        !self.kept && !fs::read_dir("/proc").is_ok_and(|all| all.flatten().any(is_guard))
     }
 
     fn read() -> Result<Option<Record>> {
@@ -366,7 +387,7 @@ struct Guard {
 impl Guard {
     fn start(id: &str) -> Result<Guard> {
         let mut child = Command::new(binaries()?.join("trilith-lab"))
-            .args(["guard", id])
+            .args([GUARD, id])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             // What kills the owner from the terminal must not kill its guard.
@@ -388,6 +409,8 @@ pub(crate) fn keys() -> PathBuf {
     Path::new(HOME).join("keys")
 }
 
+/// The command of a guard ([`guard`]).
+const GUARD: &str = "guard";
 /// Everything that is no namespace and no cgroup.
 const HOME: &str = "/run/trilith-lab";
 const LOCK: &str = "/run/trilith-lab.lock";

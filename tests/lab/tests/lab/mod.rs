@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -10,18 +10,21 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::libc;
 use trilith_lab::bench::settle;
-use trilith_lab::lab::{Lab, Mode};
+use trilith_lab::lab::{Lab, Mode, down};
 use trilith_lab::node::{Node, State};
 use trilith_lab::switch::Direction;
 use trilith_lab::wait::wait_until;
 
 /// Does something with the laboratory, which is brought up for the first test that needs it; whole and at rest each time.
-/// One test at a time has it.
+/// One test at a time has it. Whatever stood before is taken down: it may consist of other programs, and has a past.
 pub fn with_lab(test: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let mut held = LAB.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = match held.take() {
         Some(lab) => lab,
-        None => Lab::up(Mode::Trilith)?,
+        None => {
+            down()?;
+            Lab::up(Mode::Trilith)?
+        }
     };
     AT_EXIT.call_once(|| {
         // SAFETY: `down_at_exit` touches nothing that ends before the process does.
@@ -111,18 +114,47 @@ fn nothing_is_left_of_a_laboratory_that_was_taken_down() -> Result<()> {
 fn a_laboratory_goes_down_with_its_owner() -> Result<()> {
     let mut held = LAB.lock().unwrap_or_else(PoisonError::into_inner);
     drop(held.take());
-    let mut owner = Command::new(std::env::current_exe()?)
-        .args(["--ignored", "--exact", "lab::holds_a_laboratory_until_it_is_killed"])
-        .env(HOLD, "1")
-        .stdout(Stdio::null())
-        .spawn()?;
-    let up = wait_until("a laboratory brought up by another process", Duration::from_secs(300), || {
-        Lab::attach().is_ok_and(|lab| lab.nodes.iter().all(Node::is_ready))
-    });
+    let mut owner = owner()?;
+    let up = up_elsewhere();
     owner.kill()?;
     owner.wait()?;
     up?;
     wait_nothing_left()
+}
+
+/// As when a session ends: whoever comes next finds a laboratory that nobody will take down, in the middle of something.
+#[test]
+#[ignore = "needs root and the root tree"]
+fn a_laboratory_without_owner_and_guard_is_not_used_again() -> Result<()> {
+    let mut held = LAB.lock().unwrap_or_else(PoisonError::into_inner);
+    drop(held.take());
+    let mut owner = owner()?;
+    let up = up_elsewhere();
+    let id = owner.id().to_string();
+    let guard = Command::new("pkill").args(["--signal", "KILL", "--parent", &id, "--full", " guard "]).status()?;
+    owner.kill()?;
+    owner.wait()?;
+    up?;
+    ensure!(guard.success(), "no guard was found");
+    ensure!(!leftovers()?.is_empty(), "it was taken down by whoever should be dead");
+    // One that is used again would be left standing.
+    drop(Lab::up(Mode::Trilith)?);
+    wait_nothing_left()
+}
+
+/// A process of its own that brings a laboratory up.
+fn owner() -> Result<Child> {
+    let owner = Command::new(std::env::current_exe()?)
+        .args(["--ignored", "--exact", "lab::holds_a_laboratory_until_it_is_killed"])
+        .env(HOLD, "1")
+        .stdout(Stdio::null())
+        .spawn()?;
+    Ok(owner)
+}
+
+fn up_elsewhere() -> Result<()> {
+    let is_up = || Lab::attach().is_ok_and(|lab| lab.nodes.iter().all(Node::is_ready));
+    wait_until("a laboratory brought up by another process", Duration::from_secs(300), is_up).map(drop)
 }
 
 /// The other half of [`a_laboratory_goes_down_with_its_owner`].

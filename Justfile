@@ -35,10 +35,9 @@ units: root
 
 # Everything that check does, with the root tree in which units and HAProxy are tested (then nothing is left out), how exposed the units
 # are, the laboratory's own tests, and a few documents and versions of a service, good and bad, under load. (Of the whole workspace, as
-# the programs are built: a package alone has other features of its libraries, and all would be compiled again. Tests named
-# unmended are known to fail, and say why.)
+# the programs are built: a package alone has other features of its libraries, and all would be compiled again.)
 test: root units (check "TRILITH_TEST_ALL=yes") binaries
-    cargo test --release --workspace --test laboratory -- --ignored --test-threads 1 --skip unmended
+    cargo test --release --workspace --test laboratory -- --ignored --test-threads 1
     {{ lab }} lab config-roll --changes 4 --upgrades 4
 
 # Three nodes, clients on the VIP, faults, and what the clients see.

@@ -7,20 +7,31 @@
 //! ```text
 //! marked socket ──────────────────────────────► ours: accept     (every packet of a known flow: two comparisons)
 //! SYN ────────────────────────────────────────► mark it, accept  (the socket that it creates inherits the mark)
-//! half-open or TIME_WAIT socket ──────────────► ours: accept
-//! SYN cookie that this node has sent ─────────► mark it, accept
+//! SYN-ACK that this node has sent ────────────► mark it, accept  (the end of a handshake)
 //! otherwise, hop < length of the ring ────────► hop + 1, to the next node
-//! otherwise: it has come round ───────────────► mark it, accept  (this kernel answers with RST, or knows the cookie)
+//! otherwise: it has come round ───────────────► mark it, accept  (this kernel knows the rest of it, or answers with RST)
 //! ```
 //!
 //! What is looked for is a *connected* socket, not the listener, which every node has. The mark tells them apart:
 //! `tcp_fwmark_accept` hands the mark of a SYN (or of the ACK that carries a cookie) down to the connection, and the
 //! listener has none. ICMP errors are judged by the packet that they quote, which the `socket` expression reads by itself.
 //!
+//! # What is left of a connection proves nothing
+//!
+//! A node's kernel remembers a connection that it ended first for a minute (TIME_WAIT). The client does not, and may long have used the
+//! port again, with the node that had the VIP then. If the VIP comes back within that minute, such a remainder would answer for a
+//! connection that lives elsewhere, and go on until it is forgotten. So a packet for a remainder goes round the ring as well, and back
+//! to it if nobody knows better. `nft` cannot tell a remainder from a half-open socket: neither shows its mark. Handshakes are
+//! therefore known by a set of the SYN-ACKs that were sent, one entry from a SYN-ACK to its ACK, SYN cookies (which leave no socket at
+//! all) among them. When a flood fills the set, ends of handshakes go round the ring.
+//!
+//! So that the last FIN of a connection that the node ended does not have to go round each time, `tcp_fin_timeout` keeps the socket whole
+//! until that has come, five seconds at most ([`crate::sysctl`]).
+//!
 //! # The ring is closed
 //!
 //! A packet that nobody knows ends where it started: at the node that owns the VIP, one hop after the last other node. So
-//! a wrong guess there (a lost mark, a forgotten cookie) costs a round trip of the ring, not the connection.
+//! a wrong guess there (a lost mark, a forgotten handshake) costs a round trip of the ring, not the connection.
 //!
 //! # Why not connection tracking
 //!
@@ -28,8 +39,7 @@
 //! directions: measured between two namespaces, 1.7 µs for a request and its answer and 10 µs for a connection, where these
 //! rules take 0.4 and 2.6 (two hooks without any rule take 0.2 and 1.0). And its table overflows under a flood, which refuses
 //! new connections to a HAProxy that could still serve them. A socket lookup is what the kernel does anyway, needs no
-//! timeouts, and cannot overflow. Its one blind spot is the time between a SYN cookie and its ACK, when the kernel keeps
-//! nothing; a small set of the cookies that were sent fills it, and stays empty until the kernel begins to send cookies.
+//! timeouts, and cannot overflow; the set of handshakes may.
 //!
 //! # The hop count
 //!
@@ -50,10 +60,10 @@ use trilith_core::config::{Node, Settings};
 
 /// Socket mark of connections that came in through a VIP: "tril".
 pub const MARK: u32 = 0x7472_696c;
-/// SYN cookies that are remembered; further ones come round the ring. About 5 MiB of kernel memory when it is full.
-pub const COOKIES: u32 = 32_768;
-/// How long a SYN cookie is remembered, in seconds: longer than an ACK may take to come back.
-const COOKIE_S: u32 = 30;
+/// Handshakes that are remembered; further ones come round the ring. About 5 MiB of kernel memory when it is full.
+const HANDSHAKES: u32 = 32_768;
+/// How long a handshake is remembered, in seconds: longer than an ACK may take to come back.
+const HANDSHAKE_S: u32 = 30;
 /// How long `nft` may take before it counts as failed; a change of these tables takes about 10 ms.
 const NFT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Before any firewall rules (`filter` is 0): what is relayed must not be judged here.
@@ -61,7 +71,7 @@ const PRIORITY: i32 = -200;
 
 /// The transaction that puts the rules for this ring in force, IPv4 and IPv6, whatever was in force before.
 ///
-/// Counter and cookies live on. `None` is the ring of a node that knows nothing yet: what is not known here is dropped, so
+/// Counter and handshakes live on. `None` is the ring of a node that knows nothing yet: what is not known here is dropped, so
 /// that its flow's owner is found by a retransmission; to answer it with RST would be to speak for nodes not yet heard.
 /// Interfaces that are not in `present` get no rules, since `nft` would refuse all of them.
 pub fn ruleset(settings: &Settings, ring: Option<&Ring>, present: &BTreeSet<String>) -> String {
@@ -209,15 +219,15 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
     line(format!("add counter {ip} trilith relayed"));
     let (address, flow) = (family.address_type(), format!("{ip} saddr . tcp sport . {ip} daddr . tcp dport"));
     line(format!(
-        "add set {ip} trilith cookies {{ type {address} . inet_service . {address} . inet_service; \
-         flags dynamic,timeout; size {COOKIES}; timeout {COOKIE_S}s; }}"
+        "add set {ip} trilith handshakes {{ type {address} . inet_service . {address} . inet_service; \
+         flags dynamic,timeout; size {HANDSHAKES}; timeout {HANDSHAKE_S}s; }}"
     ));
     for hook in ["input", "output"] {
         line(format!(
             "add chain {ip} trilith {hook} {{ type filter hook {hook} priority {PRIORITY}; policy accept; }}"
         ));
     }
-    let inner = ["stray", "ring", "end", "synack"].map(String::from).into_iter();
+    let inner = ["stray", "ring", "end"].map(String::from).into_iter();
     let chains: Vec<_> = inner.chain((1..=MAX_HOPS).map(|hop| format!("hop{hop}"))).collect();
     for chain in &chains {
         line(format!("add chain {ip} trilith {chain}"));
@@ -231,10 +241,7 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
     rule("input", format!("{ip} daddr != {{ {addresses} }} accept"));
     rule("input", format!("socket mark {MARK:#x} accept"));
     rule("input", format!("tcp flags & (fin|syn|rst|ack) == syn meta mark set {MARK:#x} accept"));
-    // A listener has no mark. `socket mark` ends a rule for half-open and TIME_WAIT sockets, `socket transparent` (0 or 1)
-    // only where there is no socket at all.
-    rule("input", format!("socket mark != {MARK:#x} goto stray"));
-    rule("input", "socket transparent <= 1 accept".to_owned());
+    // A listener has no mark, half-open and TIME_WAIT sockets do not show theirs.
     rule("input", "goto stray".to_owned());
 
     // The node's own requests to its VIP, on `lo`, have nowhere else to go; neither has what is no TCP.
@@ -244,8 +251,8 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
 
     // Nodes that do not know each other's MAC yet may pass a packet round for ever: a hop costs it one, but nobody on the way looks.
     rule("ring", format!("{ip} {} < 2 drop", family.ttl()));
-    // A cookie is good for one ACK; after that the connection has a marked socket.
-    rule("ring", format!("{flow} @cookies delete @cookies {{ {flow} }} goto end"));
+    // A handshake is good for one ACK; after that the connection has a marked socket.
+    rule("ring", format!("{flow} @handshakes delete @handshakes {{ {flow} }} goto end"));
     match ring {
         None => rule("ring", "drop".to_owned()),
         Some(ring) => {
@@ -277,10 +284,13 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
     }
     rule("end", format!("meta mark set {MARK:#x} accept"));
 
-    // A SYN-ACK without a half-open socket carries a cookie: the kernel keeps nothing of it, so this set does.
-    rule("output", format!("tcp flags & (syn|ack) == (syn|ack) {ip} saddr {{ {addresses} }} goto synack"));
-    rule("synack", "socket transparent <= 1 accept".to_owned());
-    rule("synack", format!("add @cookies {{ {ip} daddr . tcp dport . {ip} saddr . tcp sport }}"));
+    rule(
+        "output",
+        format!(
+            "tcp flags & (syn|ack) == (syn|ack) {ip} saddr {{ {addresses} }} \
+             add @handshakes {{ {ip} daddr . tcp dport . {ip} saddr . tcp sport }}"
+        ),
+    );
     text
 }
 

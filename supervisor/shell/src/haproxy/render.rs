@@ -204,6 +204,11 @@ fn write_backend(
     # A request that the server may have seen is sent again only if that does no harm (RFC 9110, 9.2.1).
     retry-on conn-failure empty-response
     http-request disable-l7-retry unless { method GET HEAD OPTIONS }
+    # What waits at a server whose node is gone is asked elsewhere after 7s, before the supervisor ends it after 10s.
+    option srvtcpka
+    srvtcpka-idle 3s
+    srvtcpka-intvl 1s
+    srvtcpka-cnt 3
     timeout server 1m
     timeout tunnel 24h
 "
@@ -235,6 +240,10 @@ fn write_backend(
         // Never from the VIP, which its owner might prefer for IPv6 (RFC 6724): the answer would end on the other node's `lo`.
         if source.is_ipv4() == node.address.is_ipv4() {
             write!(out, " source {}", bracketed(source))?;
+        }
+        // Of what was sent and not acknowledged keepalive knows nothing. (`default-server` takes this word, but not to its servers.)
+        if service.mode == Mode::Http {
+            out.push_str(" tcp-ut 6s");
         }
         match states.get(&id) {
             None | Some(BackendState::Ready) => {}

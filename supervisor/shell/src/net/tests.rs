@@ -51,6 +51,33 @@ async fn moves(syncookies: u8) {
     assert!(seen.opened > 50 && relayed > 100, "{seen:?}, {relayed} packets relayed");
 }
 
+/// Clients use a port again as soon as they like when it was the node that ended the connection.
+#[tokio::test]
+async fn a_connection_is_not_taken_for_an_older_one_that_ended_at_another_node() {
+    let mut lab = Lab::up().await;
+    lab.ring(&[0, 1, 2]).await;
+    lab.give(0).await;
+    for vip in ["10.77.0.10", "fd77::10"] {
+        let to = SocketAddr::new(vip.parse().unwrap(), PORT);
+        let older = lab.client.on(Connected::open(to)).await.unwrap();
+        let from = older.0.local_addr().unwrap();
+        older.end().await.unwrap();
+        until("the older one is remembered", async || {
+            let remembered = lab.nodes[0].place.run("ss --tcp --numeric --no-header state time-wait").await;
+            remembered.contains(&format!(":{}", from.port())).then_some(())
+        })
+        .await;
+        lab.hand_over(1).await;
+        let mut connection = lab.client.on(Connected::open_from(from, to)).await.unwrap();
+        connection.echo().await.unwrap();
+        // On the way from its owner, and the owner itself.
+        for owner in [2, 0] {
+            lab.hand_over(owner).await;
+            connection.echo().await.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn connections_of_a_dead_node_are_reset_and_those_of_others_are_not() {
     let mut lab = Lab::up().await;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 use trilith_core::command::{Command, Deed, Ring};
@@ -23,6 +23,8 @@ pub const V4: VipId = VipId(0);
 pub const V6: VipId = VipId(1);
 /// Port of every node's echo service.
 pub const PORT: u16 = 9000;
+/// What the service takes as the wish that it ends the connection.
+const END: u8 = 4;
 /// Longer than a test may take.
 pub const LIFETIME: Duration = Duration::from_secs(3600);
 /// What comes at once comes late on a busy machine.
@@ -306,6 +308,21 @@ impl Connected {
         Ok(Connected(timeout(PATIENCE, TcpStream::connect(to)).await??))
     }
 
+    /// From that very address and port.
+    pub async fn open_from(from: SocketAddr, to: SocketAddr) -> std::io::Result<Connected> {
+        let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.bind(from)?;
+        Ok(Connected(timeout(PATIENCE, socket.connect(to)).await??))
+    }
+
+    /// Has the node end it first: the node's kernel remembers it for a minute then (TIME_WAIT).
+    pub async fn end(mut self) -> std::io::Result<()> {
+        self.0.write_all(&[END]).await?;
+        let left = timeout(PATIENCE, self.0.read(&mut [0])).await??;
+        assert_eq!(left, 0);
+        Ok(())
+    }
+
     pub async fn echo(&mut self) -> std::io::Result<()> {
         self.echo_of(16).await
     }
@@ -351,8 +368,12 @@ async fn serve(address: &str) {
     tokio::spawn(async move {
         while let Ok((mut connection, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let (mut reader, mut writer) = connection.split();
-                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+                let mut buffer = [0; 16 * 1024];
+                while let Ok(length @ 1..) = connection.read(&mut buffer).await {
+                    if buffer[length - 1] == END || connection.write_all(&buffer[..length]).await.is_err() {
+                        break;
+                    }
+                }
             });
         }
     });

@@ -22,11 +22,13 @@
 //! port again, with the node that had the VIP then. If the VIP comes back within that minute, such a remainder would answer for a
 //! connection that lives elsewhere, and go on until it is forgotten. So a packet for a remainder goes round the ring as well, and back
 //! to it if nobody knows better. `nft` cannot tell a remainder from a half-open socket: neither shows its mark. Handshakes are
-//! therefore known by a set of the SYN-ACKs that were sent, one entry from a SYN-ACK to its ACK, SYN cookies (which leave no socket at
-//! all) among them. When a flood fills the set, ends of handshakes go round the ring.
+//! therefore known by a set of the SYN-ACKs that were sent, one entry from a SYN-ACK until a second after its ACK, SYN cookies (which
+//! leave no socket at all) among them. When a flood fills the set, ends of handshakes go round the ring.
 //!
 //! So that the last FIN of a connection that the node ended does not have to go round each time, `tcp_fin_timeout` keeps the socket whole
 //! until that has come, five seconds at most ([`crate::sysctl`]).
+//!
+//! A whole socket that its client has left without a word is taken for the connection, until keepalive finds it empty.
 //!
 //! # The ring is closed
 //!
@@ -64,6 +66,8 @@ pub const MARK: u32 = 0x7472_696c;
 const HANDSHAKES: u32 = 32_768;
 /// How long a handshake is remembered, in seconds: longer than an ACK may take to come back.
 const HANDSHAKE_S: u32 = 30;
+/// How long one is remembered after its first ACK, in seconds.
+const ANSWERED_S: u32 = 1;
 /// How long `nft` may take before it counts as failed; a change of these tables takes about 10 ms.
 const NFT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Before any firewall rules (`filter` is 0): what is relayed must not be judged here.
@@ -251,8 +255,8 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
 
     // Nodes that do not know each other's MAC yet may pass a packet round for ever: a hop costs it one, but nobody on the way looks.
     rule("ring", format!("{ip} {} < 2 drop", family.ttl()));
-    // A handshake is good for one ACK; after that the connection has a marked socket.
-    rule("ring", format!("{flow} @handshakes delete @handshakes {{ {flow} }} goto end"));
+    // Once the ACK is in, the connection has a marked socket. But what came with it in one batch was matched to the half-open one.
+    rule("ring", format!("{flow} @handshakes update @handshakes {{ {flow} timeout {ANSWERED_S}s }} goto end"));
     match ring {
         None => rule("ring", "drop".to_owned()),
         Some(ring) => {

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::debug;
@@ -55,7 +56,11 @@ pub async fn serve(mut inbound: mpsc::Receiver<Inbound>, status: watch::Receiver
     }
 }
 
-async fn answer(stream: &mut Stream, peer: &str, status: &watch::Receiver<Option<Status>>) -> Result<(), Failure> {
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    peer: &str,
+    status: &watch::Receiver<Option<Status>>,
+) -> Result<(), Failure> {
     let io = |what: &'static str| move |error| Failure::Io { what: what.to_owned(), error };
     let kind = timeout(PATIENCE, stream.read_u8()).await.map_err(|late| io("no question")(late.into()))?;
     match kind.map_err(io("no question"))? {
@@ -114,7 +119,7 @@ async fn view(replica: &Replica, peer: NodeId, about: &Claim) -> Option<Answer> 
         let mut stream = replica.connect(peer, Alpn::Blocks).await?;
         stream.write_u8(VIEW).await?;
         write(&mut stream, about).await?;
-        read::<Answer>(&mut stream).await
+        read(&mut stream).await
     };
     timeout(PATIENCE, asked).await.ok()?.ok()
 }
@@ -126,7 +131,7 @@ pub async fn bundles_of(replica: &Replica, peer: NodeId) -> std::io::Result<Stre
     Ok(stream)
 }
 
-async fn write<T: Serialize>(stream: &mut Stream, value: &T) -> std::io::Result<()> {
+async fn write(stream: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> std::io::Result<()> {
     let bytes = serde_json::to_vec(value)?;
     let length = u16::try_from(bytes.len()).ok().filter(|length| usize::from(*length) <= MAX_VIEW);
     stream.write_u16(length.ok_or_else(|| too_long(bytes.len()))?).await?;
@@ -134,7 +139,7 @@ async fn write<T: Serialize>(stream: &mut Stream, value: &T) -> std::io::Result<
     stream.flush().await
 }
 
-async fn read<T: for<'de> Deserialize<'de>>(stream: &mut Stream) -> std::io::Result<T> {
+async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<T> {
     let length = usize::from(timeout(PATIENCE, stream.read_u16()).await??);
     if length > MAX_VIEW {
         return Err(too_long(length));
@@ -147,4 +152,73 @@ async fn read<T: for<'de> Deserialize<'de>>(stream: &mut Stream) -> std::io::Res
 fn too_long(length: usize) -> std::io::Error {
     let why = format!("{length} bytes of question or answer, more than {MAX_VIEW}");
     std::io::Error::new(std::io::ErrorKind::InvalidData, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use trilith_core::status::NodeStatus;
+
+    use super::*;
+    use crate::cli::testing::full;
+
+    /// What node b, as the test status shows it, says of itself.
+    fn b() -> Claim {
+        Claim { version: "0.1.0".to_owned(), fingerprint: "4351b4ee".to_owned() }
+    }
+
+    fn b_in(status: &mut Status) -> &mut NodeStatus {
+        status.nodes.iter_mut().find(|node| node.name == "b").unwrap()
+    }
+
+    #[test]
+    fn a_node_is_seen_only_if_nothing_at_all_speaks_against_it() {
+        assert!(sees(&full(), "b", &b()));
+        type Change = fn(&mut Status);
+        let against: [(&str, Change); 9] = [
+            ("it is not heard", |status| b_in(status).heard = false),
+            ("it is not fit", |status| b_in(status).fitness = "unfit".to_owned()),
+            ("it is drained", |status| b_in(status).drained = true),
+            ("it runs another version", |status| b_in(status).version = Some("0.2.0".to_owned())),
+            ("it tells no version", |status| b_in(status).version = None),
+            ("it has another document", |status| b_in(status).fingerprint = Some("00000000".to_owned())),
+            ("it is no node of the set", |status| status.nodes.retain(|node| node.name != "b")),
+            ("HAProxy here does not tell", |status| status.flows = None),
+            ("a service does not answer there", |status| {
+                let backends = &mut status.flows.as_mut().unwrap().backends;
+                backends.iter_mut().find(|backend| backend.node == "b").unwrap().state = "DOWN".to_owned();
+            }),
+        ];
+        for (why, change) in against {
+            let mut status = full();
+            change(&mut status);
+            assert!(!sees(&status, "b", &b()), "{why}");
+        }
+    }
+
+    /// What a peer that sends this is told.
+    async fn told(question: &[u8], status: Option<Status>) -> Result<Answer, String> {
+        let (mut near, mut far) = tokio::io::duplex(1 << 20);
+        near.write_all(question).await.unwrap();
+        near.shutdown().await.unwrap();
+        let (_keep, status) = watch::channel(status);
+        answer(&mut far, "b", &status).await.map_err(|error| error.to_string())?;
+        Ok(read(&mut near).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_question_is_answered_and_whatever_else_comes_is_refused() {
+        let mut question = vec![VIEW];
+        write(&mut question, &b()).await.unwrap();
+        let seen = told(&question, Some(full())).await.unwrap();
+        assert!(seen.serves);
+        assert_eq!(seen.connections, BTreeMap::from([("portal".to_owned(), 400)]));
+        assert!(!told(&question, None).await.unwrap().serves, "one that sees nothing vouches for nobody");
+        for length in 0..question.len() {
+            told(&question[..length], Some(full())).await.unwrap_err();
+        }
+        told(b"X", Some(full())).await.unwrap_err();
+        let huge = [&[VIEW], &u16::MAX.to_be_bytes()[..], &[b' '; 1 << 16]].concat();
+        let refused = told(&huge, Some(full())).await.unwrap_err();
+        assert!(refused.contains("65535 bytes of question"), "{refused}");
+    }
 }

@@ -302,3 +302,56 @@ fn unfit(node: &NodeStatus) -> Option<String> {
     let judged = !node.drained && node.fitness != "fit";
     judged.then(|| node.reason.clone().unwrap_or_else(|| node.fitness.clone()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::full;
+
+    fn said(name: &str, change: fn(&mut NodeStatus)) -> Seen {
+        let mut status = full();
+        change(status.nodes.iter_mut().find(|node| node.name == name).unwrap());
+        seen(name, "a", Some(&status))
+    }
+
+    #[test]
+    fn others_are_seen_through_the_supervisor_and_without_it_nobody_is_heard() {
+        assert_eq!(said("b", |_| ()), Seen { heard: true, vips: 1, ..Seen::default() });
+        let ill = said("b", |node| (node.fitness, node.reason) = ("unfit".to_owned(), Some("no gateway".to_owned())));
+        assert_eq!(ill.unfit.as_deref(), Some("no gateway"));
+        let drained = said("b", |node| (node.fitness, node.drained) = ("unfit".to_owned(), true));
+        assert_eq!((drained.unfit, drained.drained), (None, true), "it serves nobody anyway");
+        assert_eq!(seen("d", "a", Some(&full())), Seen::default(), "no node of the set");
+        assert_eq!(seen("b", "a", None), Seen::default());
+        let own = seen("a", "a", None);
+        assert!(own.heard && own.unfit.is_some(), "{own:?}");
+    }
+
+    #[test]
+    fn a_service_is_silent_unless_this_node_s_own_haproxy_finds_that_it_answers() {
+        let mut status = full();
+        assert_eq!(silent(&status, "a", |_| true), None);
+        let answers = |status: &mut Status, state: &str| {
+            status.flows.as_mut().unwrap().backends[0].state = state.to_owned();
+            silent(status, "a", |service| service == "portal")
+        };
+        assert_eq!(answers(&mut status, "DRAIN"), None, "it takes nothing new, and answers");
+        assert_eq!(answers(&mut status, "DOWN").unwrap(), "service portal does not answer on this node (DOWN)");
+        assert_eq!(silent(&status, "a", |service| service == "echo"), None, "the other one is asked for");
+        status.flows = None;
+        assert!(silent(&status, "a", |_| true).is_some());
+    }
+
+    #[test]
+    fn a_drain_that_was_cut_off_goes_on_and_one_that_was_over_stays_so() {
+        let settings = Arc::new(crate::haproxy::testing::settings());
+        for (drained, quiet, drain) in
+            [(false, false, Drain::No), (true, false, Drain::Going), (true, true, Drain::Done)]
+        {
+            let mut record = Record::default();
+            (record.drained, record.quiet) = (drained, quiet);
+            let world = World::new(&settings, "a", Path::new("/nowhere"), record);
+            assert_eq!(world.own.drain, drain);
+        }
+    }
+}

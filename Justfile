@@ -34,11 +34,15 @@ units: root
     @image/build run image/unit-security
 
 # Everything that check does, with the root tree in which units and HAProxy are tested (then nothing is left out), how exposed the units
-# are, the laboratory's own tests, and a few documents and versions of a service, good and bad, under load. (Of the whole workspace, as
-# the programs are built: a package alone has other features of its libraries, and all would be compiled again.)
+# are, the laboratory's own tests, and a few documents and versions of a service, good and bad, under load. Then the disk in all formats,
+# with foreign judges, and three machines that boot what is released. (Of the whole workspace, as the programs are built: a package alone
+# has other features of its libraries, and all would be compiled again.)
+[doc('Everything that shows whether Trilith works, but for what takes longer than all this together.')]
 test: root units (check "TRILITH_TEST_ALL=yes") binaries
     cargo test --release --workspace --test laboratory -- --ignored --test-threads 1
     {{ lab }} lab config-roll --changes 4 --upgrades 4
+    {{ just_executable() }} conformance --service lab
+    {{ trio }} packed ova
 
 # Three nodes, clients on the VIP, faults, and what the clients see.
 demo *args: root binaries
@@ -55,9 +59,11 @@ sim *args:
     @{{ sim }} "$@"
 
 # Three virtual machines: up | down | status | console NODE | ssh NODE | power-cut NODE | pause NODE [SECONDS] | test [--long] |
-# upgrade [VERSION…] | bad-upgrades [WAY…] | power-cuts [N]. The last line of the latter three is one JSON object.
+# upgrade [VERSION…] | bad-upgrades [WAY…] | power-cuts [N] | packed [FORMAT…]. The last line of the latter four is one JSON object.
+[doc('Three virtual machines: up | down | status | console NODE | ssh NODE | power-cut NODE | pause NODE [SECONDS] | test | upgrade | …')]
 trio *args: setup
-    @case "${1:-}" in up | test | upgrade | bad-upgrades | power-cuts) {{ just_executable() }} binaries ;; *) [ -x {{ trio }} ] || {{ just_executable() }} binaries ;; esac
+    @case "${1:-}" in up | test | upgrade | bad-upgrades | power-cuts | packed) {{ just_executable() }} binaries ;; *) [ -x {{ trio }} ] || {{ just_executable() }} binaries ;; esac
+    @[ "${1:-}" != packed ] || ova/dist --service lab
     @if [ "${1:-}" = test ]; then tests/trio/run "${@:2}"; else {{ trio }} "$@"; fi
 
 # Fuzz a parser of bytes from a socket or a file, or each in turn: fuzz [TARGET [SECONDS]]. Needs cargo-fuzz and a C++ compiler.
@@ -73,10 +79,11 @@ bench *args: root binaries
 
 # Foreign programs judge: cloud-init our first boot, document by document; COT, virt-v2v, qemu-img, libvirt and more what `dist` makes.
 # Each part's last line is one JSON object.
-conformance: setup
-    cargo build --package trilith-shell
+[doc("Foreign programs judge our first boot, and what `dist` makes.")]
+conformance *args: setup
+    cargo build --workspace --bin trilith
     @image/build run python3 tests/conformance/firstboot/judge.py target/debug/trilith
-    @tests/conformance/ova/run
+    @tests/conformance/ova/run "$@"
 
 # Build the appliance's disk, build/image/trilith.raw, and say what takes the room. The last line is one JSON object.
 image: setup

@@ -1,12 +1,14 @@
-//! What HAProxy answers to `show stat`: comma-separated lines from a process that runs as another user.
+//! What HAProxy answers to `show stat`, comma-separated lines from a process that runs as another user, and what it complains of.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use trilith_shell::haproxy::parse_flows;
+use trilith_shell::haproxy::{alerts, parse_flows};
 
 fuzz_target!(|bytes: &[u8]| {
     let text = String::from_utf8_lossy(bytes);
     let flows = parse_flows(&text);
     assert!(flows.backends.len() <= text.lines().count());
     assert_eq!(flows.relayed, 0, "not HAProxy's to know");
+    let why = alerts(&text);
+    assert!(why.chars().count() <= 500 && !why.chars().any(char::is_control), "{why:?}");
 });

@@ -1,4 +1,4 @@
-//! What a peer's connection brings: frames, and the calls in them.
+//! What a peer's connection brings: frames, and the calls and answers in them.
 #![no_main]
 
 use std::pin::pin;
@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use trilith_raft::net::{decode, read_frame};
-use trilith_raft::{Call, RaftCall};
+use trilith_raft::{Answer, Call, RaftAnswer, RaftCall};
 
 fn round<T: Serialize + DeserializeOwned>(frame: &[u8]) {
     if let Ok(call) = decode::<T>(frame) {
@@ -18,9 +18,15 @@ fn round<T: Serialize + DeserializeOwned>(frame: &[u8]) {
     }
 }
 
+fn rounds(frame: &[u8]) {
+    round::<Call>(frame);
+    round::<RaftCall>(frame);
+    round::<Answer>(frame);
+    round::<RaftAnswer>(frame);
+}
+
 fuzz_target!(|bytes: &[u8]| {
-    round::<Call>(bytes);
-    round::<RaftCall>(bytes);
+    rounds(bytes);
     let mut stream = bytes;
     loop {
         // A slice is always ready.
@@ -29,7 +35,6 @@ fuzz_target!(|bytes: &[u8]| {
             Poll::Ready(_) => return,
             Poll::Pending => panic!("a slice makes nobody wait"),
         };
-        round::<Call>(&frame);
-        round::<RaftCall>(&frame);
+        rounds(&frame);
     }
 });

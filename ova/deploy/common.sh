@@ -10,14 +10,17 @@ common() {
     what=${1:-} seed=${2:-} image=${3:-}
     case $what in
         up) [ $# = 3 ] || usage ;;
-        down | status) [ $# = 2 ] || usage ;;
+        down) [ $# = 2 ] || usage ;;
+        # It changes nothing that a dry run could leave out.
+        status) [ "$#$dry" = 2 ] || usage ;;
         *) usage ;;
     esac
     plan=$seed/deploy.json
     needs jq
     [ -r "$plan" ] || fail 66 "there is no $plan: make it by 'trilith-seed set.toml $seed'"
+    [ "$(jq '.nodes | length > 0' "$plan" 2> /dev/null)" = true ] || fail 65 "$plan is damaged: run trilith-seed again"
     [ "$(value ".$wanted")" != null ] || fail 65 "set.toml has no [$wanted]: add it, then run trilith-seed again"
-    [ "$what" != up ] || [ -r "$image" ] || fail 66 "there is no file $image"
+    [ "$what" != up ] || { [ -f "$image" ] && [ -r "$image" ]; } || fail 66 "there is no file $image"
 }
 
 # each FUNCTION FIELD: calls it for every node, with the machine's name, the node's, and that field of the plan.

@@ -44,15 +44,19 @@ function Main {
     if ($null -eq $plan.hyperv) {
         throw 'set.toml has no [hyperv]: add it, then run trilith-seed again.'
     }
-    if (-not $DryRun -and -not (Get-Command -Name 'Get-VM' -ErrorAction SilentlyContinue)) {
-        throw 'The Hyper-V module for PowerShell is not installed: Install-WindowsFeature Hyper-V-PowerShell'
+    if ($What -eq 'status' -and $DryRun) {
+        throw 'status changes nothing that a dry run could leave out.'
+    }
+    if (-not $DryRun) {
+        Assert-Command -Name 'Get-VM' -Feature 'Hyper-V-PowerShell'
+        if ($plan.hyperv.cluster) { Assert-Command -Name 'Get-ClusterGroup' -Feature 'RSAT-Clustering-PowerShell' }
     }
     switch ($What) {
         'up' {
             $vhdx = Expand-Disk
             foreach ($node in $plan.nodes) { Add-Node -Plan $plan -Node $node -Vhdx $vhdx }
             if ($plan.hyperv.cluster) { Add-AntiAffinity -Plan $plan }
-            foreach ($node in $plan.nodes) { Start-Node -Node $node }
+            foreach ($node in $plan.nodes) { Start-Node -Plan $plan -Node $node }
             Wait-Set -Plan $plan
         }
         'down' {
@@ -60,7 +64,7 @@ function Main {
         }
         'status' {
             foreach ($node in $plan.nodes) {
-                $vm = Find-Node -Node $node
+                $vm = Find-Node -Plan $plan -Node $node
                 $state = if ($null -eq $vm) { 'not there' } else { $vm.State }
                 "$($node.machine)`t$state"
             }
@@ -86,43 +90,58 @@ function Add-Node {
 
     $settings = $Plan.hyperv
     $name = $Node.machine
-    if ($null -ne (Find-Node -Node $Node)) {
+    if ($null -ne (Find-Node -Plan $Plan -Node $Node)) {
         Write-Host "$name is there already"
         return
     }
-    $at = Get-Place -Node $Node
+    $at = Get-Place -Plan $Plan -Node $Node
     # Windows' own rules for paths, wherever this is tried out.
     $directory = $settings.path.TrimEnd('\') + '\' + $name
     $diskPath = "$directory\$name.vhdx"
     $isoPath = "$directory\$name-seed.iso"
     $iso = Join-Path -Path $Seed -ChildPath $Node.iso
     Invoke-Step "copy disk and seed of $name to $directory" {
-        Copy-ToHost -Node $Node -From $Vhdx -To $diskPath
-        Copy-ToHost -Node $Node -From $iso -To $isoPath
+        Copy-ToHost -At $at -From $Vhdx -To $diskPath
+        Copy-ToHost -At $at -From $iso -To $isoPath
     }
-    Invoke-Step "create $name" {
-        $null = New-VM @at -Name $name -Generation 2 -Path $settings.path -VHDPath $diskPath `
-            -SwitchName $settings.switch -MemoryStartupBytes ($settings.memory_mib * 1mb)
+    $whole = $false
+    try {
+        Invoke-Step "create $name" {
+            $null = New-VM @at -Name $name -Generation 2 -Path $settings.path -VHDPath $diskPath `
+                -SwitchName $settings.switch -MemoryStartupBytes ($settings.memory_mib * 1mb)
+        }
+        Invoke-Step "configure $name" {
+            # Memory is fixed: a gateway that has to ask for it is late.
+            Set-VM @at -Name $name -ProcessorCount $settings.processors -StaticMemory -CheckpointType Disabled `
+                -AutomaticStartAction Start -AutomaticStartDelay 0 -AutomaticStopAction ShutDown
+            # Windows Server 2016 has none.
+            if ((Get-Command -Name 'Set-VM').Parameters.ContainsKey('AutomaticCheckpointsEnabled')) {
+                Set-VM @at -Name $name -AutomaticCheckpointsEnabled $false
+            }
+            Add-VMDvdDrive @at -VMName $name -Path $isoPath
+            $first = Get-VMHardDiskDrive @at -VMName $name
+            if ($settings.secure_boot -eq 'off') {
+                Set-VMFirmware @at -VMName $name -EnableSecureBoot Off -FirstBootDevice $first
+            }
+            else {
+                Set-VMFirmware @at -VMName $name -EnableSecureBoot On -SecureBootTemplate $settings.secure_boot -FirstBootDevice $first
+            }
+            if ($settings.vlan -ne 0) {
+                Set-VMNetworkAdapterVlan @at -VMName $name -Access -VlanId $settings.vlan
+            }
+            # The clock is NTP's alone. The service's name is translated on some systems, its identity is not.
+            Get-VMIntegrationService @at -VMName $name |
+                Where-Object -FilterScript { $_.Id -like '*2497F4DE-E9FA-4204-80E4-4B75C46419C0' } |
+                Disable-VMIntegrationService
+        }
+        $whole = $true
     }
-    Invoke-Step "configure $name" {
-        # Memory is fixed: a gateway that has to ask for it is late.
-        Set-VM @at -Name $name -ProcessorCount $settings.processors -StaticMemory -CheckpointType Disabled `
-            -AutomaticCheckpointsEnabled $false -AutomaticStartAction Start -AutomaticStartDelay 0 -AutomaticStopAction ShutDown
-        Add-VMDvdDrive @at -VMName $name -Path $isoPath
-        $first = Get-VMHardDiskDrive @at -VMName $name
-        if ($settings.secure_boot -eq 'off') {
-            Set-VMFirmware @at -VMName $name -EnableSecureBoot Off -FirstBootDevice $first
+    finally {
+        # The next run takes a machine that is there for a whole one. This is done after Ctrl-C as well.
+        if (-not $whole) {
+            $half = Find-Node -Plan $Plan -Node $Node
+            if ($null -ne $half) { Remove-VM -VM $half -Force }
         }
-        else {
-            Set-VMFirmware @at -VMName $name -EnableSecureBoot On -SecureBootTemplate $settings.secure_boot -FirstBootDevice $first
-        }
-        if ($settings.vlan -ne 0) {
-            Set-VMNetworkAdapterVlan @at -VMName $name -Access -VlanId $settings.vlan
-        }
-        # The clock is NTP's alone. The service's name is translated on some systems, its identity is not.
-        Get-VMIntegrationService @at -VMName $name |
-            Where-Object -FilterScript { $_.Id -like '*2497F4DE-E9FA-4204-80E4-4B75C46419C0' } |
-            Disable-VMIntegrationService
     }
 }
 
@@ -142,14 +161,14 @@ function Add-AntiAffinity {
 }
 
 function Start-Node {
-    param($Node)
+    param($Plan, $Node)
 
-    $vm = Find-Node -Node $Node
+    $vm = Find-Node -Plan $Plan -Node $Node
     if ($null -ne $vm -and $vm.State -eq 'Running') {
         Write-Host "$($Node.machine) runs already"
         return
     }
-    $at = Get-Place -Node $Node
+    $at = Get-Place -Plan $Plan -Node $Node
     Invoke-Step "start $($Node.machine)" { Start-VM @at -Name $Node.machine }
 }
 
@@ -157,56 +176,64 @@ function Remove-Node {
     param($Plan, $Node)
 
     $name = $Node.machine
-    if (-not $DryRun -and $null -eq (Find-Node -Node $Node)) {
-        Write-Host "$name is not there"
-        return
-    }
-    $at = Get-Place -Node $Node
+    $at = Get-Place -Plan $Plan -Node $Node
     $directory = $Plan.hyperv.path.TrimEnd('\') + '\' + $name
-    Invoke-Step "stop and remove $name" {
-        if ($Plan.hyperv.cluster) {
-            Remove-ClusterGroup -Name $name -RemoveResources -Force -ErrorAction SilentlyContinue
-        }
-        Stop-VM @at -Name $name -TurnOff -Force
-        Remove-VM @at -Name $name -Force
+    if (-not $DryRun -and $null -eq (Find-Node -Plan $Plan -Node $Node)) {
+        Write-Host "$name is not there"
     }
+    else {
+        Invoke-Step "stop and remove $name" {
+            if ($Plan.hyperv.cluster) {
+                Remove-ClusterGroup -Name $name -RemoveResources -Force -ErrorAction SilentlyContinue
+            }
+            Stop-VM @at -Name $name -TurnOff -Force
+            Remove-VM @at -Name $name -Force
+        }
+    }
+    # Also those of a machine that was removed before.
+    $remove = { param($gone) if (Test-Path -LiteralPath $gone) { Remove-Item -LiteralPath $gone -Recurse -Force } }
     Invoke-Step "remove the files in $directory" {
         if ($at.Count -eq 0) {
-            Remove-Item -LiteralPath $directory -Recurse
+            & $remove $directory
         }
         else {
-            Invoke-Command @at -ScriptBlock { param($gone) Remove-Item -LiteralPath $gone -Recurse } -ArgumentList $directory
+            Invoke-Command @at -ScriptBlock $remove -ArgumentList $directory
         }
     }
 }
 
-# Which host a node is on, as parameters: none for this one.
+# Which host a node is on, as parameters: none for this one. A role of the cluster is where that has put it.
 function Get-Place {
-    param($Node)
+    param($Plan, $Node)
 
+    if ($Plan.hyperv.cluster -and -not $DryRun) {
+        $group = Get-ClusterGroup | Where-Object -FilterScript { $_.Name -eq $Node.machine }
+        if ($null -ne $group) { return @{ ComputerName = $group.OwnerNode.Name } }
+    }
     if ([string]::IsNullOrEmpty($Node.host)) { return @{} }
     return @{ ComputerName = $Node.host }
 }
 
-# The machine of a node; nothing when there is none, or in a dry run.
+# The machine of a node; nothing when there is none, or in a dry run. All are asked for, because one that is not there and a host that
+# does not answer are the same error otherwise.
 function Find-Node {
-    param($Node)
+    param($Plan, $Node)
 
     if ($DryRun) { return $null }
-    $at = Get-Place -Node $Node
-    return Get-VM @at -Name $Node.machine -ErrorAction SilentlyContinue
+    $at = Get-Place -Plan $Plan -Node $Node
+    return Get-VM @at | Where-Object -FilterScript { $_.Name -eq $Node.machine }
 }
 
 function Copy-ToHost {
-    param($Node, [string] $From, [string] $To)
+    param([hashtable] $At, [string] $From, [string] $To)
 
     $directory = Split-Path -Path $To -Parent
-    if ([string]::IsNullOrEmpty($Node.host)) {
+    if ($At.Count -eq 0) {
         $null = New-Item -ItemType Directory -Path $directory -Force
         Copy-Item -LiteralPath $From -Destination $To
         return
     }
-    $session = New-PSSession -ComputerName $Node.host
+    $session = New-PSSession @At
     try {
         Invoke-Command -Session $session -ScriptBlock { param($made) $null = New-Item -ItemType Directory -Path $made -Force } `
             -ArgumentList $directory
@@ -247,16 +274,25 @@ function Wait-Set {
     Write-Host "$vip port $($Plan.port) answers, after $([int] $watch.Elapsed.TotalSeconds) seconds"
 }
 
-# Does something, or says what would be done.
+function Assert-Command {
+    param([string] $Name, [string] $Feature)
+
+    if (-not (Get-Command -Name $Name -ErrorAction SilentlyContinue)) {
+        throw "The command $Name is not installed: Install-WindowsFeature $Feature"
+    }
+}
+
+# Does something, or says what would be done. What it does sees the variables of this function before those of its own, as every
+# function's of PowerShell: so these have names that no other has.
 function Invoke-Step {
-    param([string] $Name, [scriptblock] $Step)
+    param([string] $StepInWords, [scriptblock] $StepToDo)
 
     if ($DryRun) {
-        Write-Host "+ $Name"
+        Write-Host "+ $StepInWords"
     }
     else {
-        Write-Host $Name
-        & $Step
+        Write-Host $StepInWords
+        & $StepToDo
     }
 }
 

@@ -29,7 +29,8 @@ main() {
 up_node() {
     local machine=$1 name=$2 connect=$3
     answers
-    if is dominfo "$machine"; then
+    look "$machine"
+    if [ "$state" != "$missing" ]; then
         say "$machine is defined already"
     else
         upload "$machine.qcow2" "$image" qcow2
@@ -38,7 +39,7 @@ up_node() {
     fi
     # It starts with its host, too.
     run virsh --connect "$connect" autostart "$machine"
-    if is_running "$machine"; then
+    if [ "$state" = running ]; then
         say "$machine runs already"
     else
         run virsh --connect "$connect" start "$machine"
@@ -58,11 +59,15 @@ upload() {
 down_node() {
     local machine=$1 connect=$3 volume
     answers
-    if is_running "$machine"; then
-        run virsh --connect "$connect" destroy "$machine"
-    fi
-    if is dominfo "$machine"; then
-        run virsh --connect "$connect" undefine "$machine" --nvram
+    look "$machine"
+    case $state in
+        "$missing" | 'shut off') ;;
+        # Also what is paused or crashed has its disk open.
+        *) run virsh --connect "$connect" destroy "$machine" ;;
+    esac
+    if [ "$state" != "$missing" ]; then
+        # The last three are for a machine that was saved, or that somebody has made snapshots of: it would stay.
+        run virsh --connect "$connect" undefine "$machine" --nvram --managed-save --snapshots-metadata --checkpoints-metadata
     fi
     for volume in "$machine.qcow2" "$machine-seed.iso"; do
         if is vol-info "$volume" --pool "$pool"; then
@@ -72,9 +77,9 @@ down_node() {
 }
 
 status_node() {
-    local machine=$1 connect=$3 state='not there'
+    local machine=$1 connect=$3
     answers
-    ! is dominfo "$machine" || state=$(virsh --connect "$connect" domstate "$machine")
+    look "$machine"
     printf '%s\t%s\n' "$machine" "$state"
 }
 
@@ -97,12 +102,15 @@ is() {
     fi
 }
 
-is_running() {
-    if [ -n "$dry" ]; then
-        [ "$what" = down ]
-    else
-        is dominfo "$1" && [ "$(LC_ALL=C virsh --connect "$connect" domstate "$1")" = running ]
+# Sets `state`, in libvirt's words.
+look() {
+    state=$missing
+    if is dominfo "$1"; then
+        state=running
+        [ -n "$dry" ] || state=$(LC_ALL=C virsh --connect "$connect" domstate "$1") || fail 69 "virsh does not tell the state of $1"
     fi
 }
+
+readonly missing='not there'
 
 main "$@"

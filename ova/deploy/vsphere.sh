@@ -73,8 +73,9 @@ keep_apart() {
 }
 
 start_node() {
-    local machine=$1
-    if [ -z "$dry" ] && [ "$(state "$machine")" = poweredOn ]; then
+    local machine=$1 state=
+    [ -n "$dry" ] || look "$machine"
+    if [ "$state" = poweredOn ]; then
         say "$machine runs already"
     else
         run govc vm.power -dc "$datacenter" -on "$machine"
@@ -91,7 +92,7 @@ remove_node() {
 
 status_node() {
     local machine=$1 state='not there'
-    ! is_there "$machine" || state=$(state "$machine")
+    ! is_there "$machine" || look "$machine"
     printf '%s\t%s\n' "$machine" "$state"
 }
 
@@ -111,15 +112,17 @@ has_rule() {
     if [ -n "$dry" ]; then
         [ "$what" = down ]
     else
-        rules=$(govc cluster.rule.ls -dc "$datacenter" -cluster "$cluster") || fail 69 "vCenter does not tell its rules"
+        rules=$(govc cluster.rule.ls -dc "$datacenter" -cluster "$cluster") ||
+            fail 69 "vCenter does not tell the rules of $cluster; a host by itself has none: write anti_affinity = false under [vsphere]"
         grep --quiet --line-regexp --fixed-strings "$rule" <<< "$rules"
     fi
 }
 
-# govc writes its names small since 0.30, and with capitals before.
-state() {
-    govc vm.info -dc "$datacenter" -json "$1" |
-        jq --raw-output '(.virtualMachines // .VirtualMachines)[0] | (.runtime // .Runtime) | .powerState // .PowerState'
+# Sets `state`, in vCenter's words. govc writes its names small since 0.30, and with capitals before.
+look() {
+    state=$(govc vm.info -dc "$datacenter" -json "$1" |
+        jq --raw-output '(.virtualMachines // .VirtualMachines)[0] | (.runtime // .Runtime) | .powerState // .PowerState') ||
+        fail 69 "vCenter does not tell the state of $1"
 }
 
 main "$@"

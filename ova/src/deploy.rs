@@ -30,6 +30,11 @@ use crate::set::{Kvm, SetFile, Vsphere};
 /// # Errors
 /// What a node would refuse, or the files'.
 pub fn write(set: &SetFile, directory: &Path) -> Result<()> {
+    ensure!(
+        set.settings.node_named("secret").is_none(),
+        "no node can be named secret: that is the name of a file in {}",
+        directory.display()
+    );
     fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     let secret = secret(set, directory)?;
     let seeds = seed::seeds(set, &secret)?;

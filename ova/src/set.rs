@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 use trilith_core::config::{self, Settings};
@@ -144,14 +144,14 @@ impl OneOrEach {
     }
 
     fn fits(&self, key: &str, nodes: usize) -> Result<()> {
-        if let OneOrEach::Each(values) = self {
-            ensure!(
-                values.len() == nodes,
-                "{key} has {} values for {nodes} nodes: write one, or one for each",
-                values.len()
-            );
+        match self {
+            OneOrEach::One(value) => word(key, value),
+            OneOrEach::Each(values) => {
+                let given = values.len();
+                ensure!(given == nodes, "{key}: {given} values for {nodes} nodes; write one for each");
+                values.iter().try_for_each(|value| word(key, value))
+            }
         }
-        Ok(())
     }
 }
 
@@ -167,20 +167,70 @@ pub fn parse(text: &str, name: &str) -> Result<SetFile> {
     let deployment: Deployment = toml::from_str(&deployment).map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
     let Deployment { first_boot, vsphere, hyperv, kvm } = deployment;
     let nodes = settings.nodes.len();
-    if let Some(Vsphere { datastore, size, .. }) = &vsphere {
-        datastore.fits("vsphere.datastore", nodes)?;
-        ensure!(SIZES.contains(&size.as_str()), "{name}: vsphere.size: \"{size}\" is none of {}", SIZES.join(", "));
-    }
-    if let Some(kvm) = &kvm {
-        kvm.connect.fits("kvm.connect", nodes)?;
-    }
-    if let Some(Hyperv { hosts, .. }) = &hyperv
-        && !hosts.is_empty()
-        && hosts.len() != nodes
-    {
-        bail!("{name}: hyperv.hosts has {} values for {nodes} nodes: write one for each, or none", hosts.len());
-    }
+    vsphere.as_ref().map_or(Ok(()), |vsphere| vsphere.check(nodes)).with_context(|| name.to_owned())?;
+    hyperv.as_ref().map_or(Ok(()), |hyperv| hyperv.check(nodes)).with_context(|| name.to_owned())?;
+    kvm.as_ref().map_or(Ok(()), |kvm| kvm.check(nodes)).with_context(|| name.to_owned())?;
     Ok(SetFile { settings, document, first_boot, vsphere, hyperv, kvm })
+}
+
+impl Vsphere {
+    fn check(&self, nodes: usize) -> Result<()> {
+        let Vsphere { datacenter, cluster, datastore, network, folder, size, anti_affinity: _ } = self;
+        for (key, value) in [("datacenter", datacenter), ("cluster", cluster), ("network", network)] {
+            word(&format!("vsphere.{key}"), value)?;
+        }
+        datastore.fits("vsphere.datastore", nodes)?;
+        if !folder.is_empty() {
+            word("vsphere.folder", folder)?;
+        }
+        one_of("vsphere.size", size, SIZES)
+    }
+}
+
+impl Hyperv {
+    fn check(&self, nodes: usize) -> Result<()> {
+        let Hyperv { switch, path, hosts, cluster: _, vlan, memory_mib, processors, secure_boot } = self;
+        word("hyperv.switch", switch)?;
+        word("hyperv.path", path)?;
+        if !hosts.is_empty() {
+            OneOrEach::Each(hosts.clone()).fits("hyperv.hosts", nodes)?;
+        }
+        ensure!(*vlan <= LAST_VLAN, "hyperv.vlan: {vlan} is no VLAN; write 1 to {LAST_VLAN}, or 0 for none");
+        machine("hyperv", *memory_mib, *processors)?;
+        one_of("hyperv.secure_boot", secure_boot, SECURE_BOOT)
+    }
+}
+
+impl Kvm {
+    fn check(&self, nodes: usize) -> Result<()> {
+        let Kvm { connect, bridge, pool, memory_mib, processors, secure_boot: _ } = self;
+        connect.fits("kvm.connect", nodes)?;
+        word("kvm.bridge", bridge)?;
+        word("kvm.pool", pool)?;
+        machine("kvm", *memory_mib, *processors)
+    }
+}
+
+/// A name that a script can hand to a program as it is: none that is missing, and none that would be an option.
+fn word(key: &str, value: &str) -> Result<()> {
+    ensure!(!value.trim().is_empty(), "{key}: is empty; write its name");
+    ensure!(!value.starts_with('-'), "{key}: \"{value}\" begins with -, which no name does");
+    ensure!(!value.contains(char::is_control), "{key}: {value:?} has a control character in it, which no name has");
+    Ok(())
+}
+
+fn machine(table: &str, memory_mib: u32, processors: u32) -> Result<()> {
+    ensure!(
+        memory_mib >= LEAST_MEMORY_MIB,
+        "{table}.memory_mib: {memory_mib} is too little; write {LEAST_MEMORY_MIB} or more"
+    );
+    ensure!(processors > 0, "{table}.processors: 0 are too few; write 1 or more");
+    Ok(())
+}
+
+fn one_of(key: &str, value: &str, known: &[&str]) -> Result<()> {
+    ensure!(known.contains(&value), "{key}: \"{value}\" is none of {}", known.join(", "));
+    Ok(())
 }
 
 /// The set's document and the tables for the deployment, each with blank lines where the other is.
@@ -246,6 +296,12 @@ fn two_gib() -> u32 {
 
 const TABLES: &[&str] = &["first-boot", "vsphere", "hyperv", "kvm"];
 const SIZES: &[&str] = &["small", "medium", "large"];
+/// Hyper-V's templates, and none.
+const SECURE_BOOT: &[&str] = &["off", "MicrosoftWindows", "MicrosoftUEFICertificateAuthority", "OpenSourceShieldedVM"];
+/// The last number of a VLAN (IEEE 802.1Q).
+const LAST_VLAN: u16 = 4094;
+/// What a machine serves with, by `tests/trio/tests/first_boot.rs`.
+const LEAST_MEMORY_MIB: u32 = 256;
 
 #[cfg(test)]
 mod tests {
@@ -254,7 +310,7 @@ mod tests {
     fn wrong(from: &str, to: &str) -> String {
         let text = include_str!("../deploy/set.toml");
         assert!(text.contains(from), "{from}");
-        parse(&text.replacen(from, to, 1), "set.toml").unwrap_err().to_string()
+        format!("{:#}", parse(&text.replacen(from, to, 1), "set.toml").unwrap_err())
     }
 
     #[test]
@@ -281,9 +337,35 @@ mod tests {
         assert!(error.starts_with(&format!("set.toml:{}:", line("10.77.0.12"))), "{error}");
         let error = wrong("gateway = [\"10.77.0.1\"]", "gateway = [\"10.77.0.300\"]");
         assert!(error.contains(&format!("line {}", line("gateway = "))), "{error}");
-        let error = wrong("size = \"medium\"", "size = \"vast\"");
-        assert!(error.contains("none of small, medium, large"), "{error}");
         let error = wrong("[kvm]", "[kwm]");
         assert!(error.contains("kwm"), "{error}");
+    }
+
+    #[test]
+    fn what_no_hypervisor_would_take_is_refused_before_any_is_asked() {
+        for (from, to, told) in [
+            ("size = \"medium\"", "size = \"vast\"", "vsphere.size: \"vast\" is none of small, medium, large"),
+            ("cluster = \"cluster\"", "cluster = \"\"", "vsphere.cluster: is empty; write its name"),
+            ("\"datastore1\"", "[\"one\", \"two\"]", "vsphere.datastore: 2 values for 3 nodes; write one for each"),
+            ("\"datastore1\"", "[\"one\", \"two\", \" \"]", "vsphere.datastore: is empty; write its name"),
+            ("path = 'C:\\Trilith'", "path = ''", "hyperv.path: is empty; write its name"),
+            ("switch = ", "vlan = 4095\nswitch = ", "hyperv.vlan: 4095 is no VLAN; write 1 to 4094, or 0 for none"),
+            ("switch = ", "hosts = [\"one\"]\nswitch = ", "hyperv.hosts: 1 values for 3 nodes; write one for each"),
+            (
+                "switch = ",
+                "secure_boot = \"on\"\nswitch = ",
+                "hyperv.secure_boot: \"on\" is none of off, MicrosoftWindows, MicrosoftUEFICertificateAuthority, OpenSourceShieldedVM",
+            ),
+            ("pool = \"default\"", "pool = \"--all\"", "kvm.pool: \"--all\" begins with -, which no name does"),
+            (
+                "pool = \"default\"",
+                "pool = \"a\\tb\"",
+                "kvm.pool: \"a\\tb\" has a control character in it, which no name has",
+            ),
+            ("pool = ", "memory_mib = 64\npool = ", "kvm.memory_mib: 64 is too little; write 256 or more"),
+            ("pool = ", "processors = 0\npool = ", "kvm.processors: 0 are too few; write 1 or more"),
+        ] {
+            assert_eq!(wrong(from, to), format!("set.toml: {told}"));
+        }
     }
 }

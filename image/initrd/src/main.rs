@@ -15,6 +15,7 @@ mod disk;
 mod fault;
 mod modules;
 mod root;
+mod superblock;
 mod uevent;
 mod verity;
 mod watchdog;

@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::manifest::{Kind, MAX_MANIFEST, Manifest, ROOT, SERVICE, SERVICE_BLOCKS, UKI, UKI_BLOCKS, VERITY};
 use crate::refusal::Refusal;
 use crate::tar::{self, MANIFEST, SIGNATURE};
+use crate::text::plain;
 use crate::uki::Uki;
 use crate::verity::Tree;
 use crate::{BLOCK, Hash};
@@ -116,10 +117,10 @@ impl Source {
     /// # Errors
     /// There is no such part, it ends before, or it cannot be read.
     pub fn read_at(&self, part: &str, from: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let extent =
-            self.parts.get(part).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no part {part}")))?;
+        let failed = |kind, what: &str| io::Error::new(kind, format!("{} {what}", plain(part, MAX_NAME)));
+        let extent = self.parts.get(part).ok_or_else(|| failed(io::ErrorKind::NotFound, "is no part of it"))?;
         if from.checked_add(buffer.len() as u64).is_none_or(|end| end > extent.size) {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{part} ends before")));
+            return Err(failed(io::ErrorKind::UnexpectedEof, "ends before"));
         }
         extent.file.read_exact_at(buffer, extent.offset + from)
     }
@@ -239,5 +240,7 @@ impl Extent {
     }
 }
 
+/// Characters of a part's name, which others may have chosen, that are shown.
+const MAX_NAME: usize = 64;
 /// Bytes read at once, a multiple of [`BLOCK`].
 const PIECE: usize = 1 << 20;

@@ -124,8 +124,9 @@ async fn read<S: AsyncRead + Unpin, M: DeserializeOwned>(stream: &mut S, moved: 
         return Err(Failure::Protocol { what: format!("a message of {length} bytes") });
     }
     let text = exact(stream, length, moved).await?;
-    serde_json::from_slice(&text).map_err(|error| Failure::Protocol {
-        what: format!("{}: {error}", plain(&String::from_utf8_lossy(&text), MAX_REASON)),
+    serde_json::from_slice(&text).map_err(|error| {
+        let shown = |text: &str| plain(text, MAX_REASON);
+        Failure::Protocol { what: format!("{}: {}", shown(&String::from_utf8_lossy(&text)), shown(&error.to_string())) }
     })
 }
 

@@ -63,7 +63,9 @@ impl Findings {
     }
 }
 
-fn note(list: &mut Vec<Finding>, finding: Finding) {
+fn note(list: &mut Vec<Finding>, mut finding: Finding) {
+    // Parts of it can be somebody's text.
+    finding.key = shown(&finding.key);
     if list.len() < MAX_FINDINGS && !list.contains(&finding) {
         list.push(finding);
     }
@@ -71,11 +73,15 @@ fn note(list: &mut Vec<Finding>, finding: Finding) {
 
 /// A value as it is shown in a message: in quotes, on one line, and not longer than a line can be.
 pub fn quoted(value: &str) -> String {
+    format!("\"{}\"", shown(value))
+}
+
+fn shown(value: &str) -> String {
     let mut shown: String = value.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if value.chars().nth(SHOWN).is_some() {
         shown.push('…');
     }
-    format!("\"{shown}\"")
+    shown
 }
 
 /// The most faults, and the most warnings, that are kept: a document with more is the wrong document.

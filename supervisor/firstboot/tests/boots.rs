@@ -38,6 +38,17 @@ impl Machine {
         }
     }
 
+    /// A CD-ROM as a hypervisor makes it of an OVA's properties.
+    fn attach_properties(&self, properties: &str) {
+        self.detach();
+        let namespace = "http://schemas.dmtf.org/ovf/environment/1";
+        let xml = format!(
+            "<Environment xmlns=\"{namespace}\" xmlns:oe=\"{namespace}\"><PropertySection>\n{properties}</PropertySection>\n\
+             </Environment>\n"
+        );
+        fs::write(self.directory.join("disk/ovf-env.xml"), xml).unwrap();
+    }
+
     fn detach(&self) {
         let disk = self.directory.join("disk");
         let _ = fs::remove_dir_all(&disk);
@@ -145,6 +156,58 @@ fn wrong_answers_leave_the_node_reachable_and_mended_ones_are_taken_at_the_next_
     machine.attach("one", GOOD, Some(NETWORK));
     assert_eq!(machine.boot().outcome, Outcome::Taken);
     assert!(machine.notices().is_empty());
+}
+
+/// What of it is right by itself is applied, in memory only: the next boot asks again.
+#[test]
+fn wrong_ovf_properties_are_told_on_the_console_and_leave_nothing_behind() {
+    const GOOD: [(&str, &str); 7] = [
+        ("node", "a"),
+        ("address", "10.0.0.11/24"),
+        ("gateway", "10.0.0.1"),
+        ("set-name", "edge"),
+        ("nodes", "a=10.0.0.11, b=10.0.0.12, c=10.0.0.13"),
+        ("vips", "public=10.0.0.10/24"),
+        ("secret", "&quot;0123456789&quot; &amp; 東京"),
+    ];
+    let long = "x".repeat(64 * 1024);
+    let machine = Machine::new("properties");
+    let boot = |changed: &str, value: &str| {
+        let line = |(key, good): (&str, &str)| {
+            let value = if key == changed { value } else { good };
+            format!("<Property oe:key=\"trilith.{key}\" oe:value=\"{value}\"/>\n")
+        };
+        machine.attach_properties(&GOOD.map(line).concat());
+        machine.boot()
+    };
+    for (key, value, told) in [
+        ("secret", "", "trilith: the secret is missing"),
+        ("secret", &long, "trilith.secret: has 65536 bytes"),
+        ("address", "10.0.0.11", "ethernets.eth0.addresses: \"10.0.0.11\" is no address with a prefix length"),
+        (
+            "nodes",
+            "a=10.0.0.11, b=10.0.0.11, c=10.0.0.13",
+            "trilith.node.address: 10.0.0.11 is the address of node a already",
+        ),
+        (
+            "vips",
+            "public=10.9.0.10/24",
+            "trilith.vip.address: the subnet of 10.9.0.10/24 does not hold node a's address 10.0.0.11",
+        ),
+        ("set-name", "&quot;edge&quot; &amp;&#10;", "trilith.set.name: \"\\\"edge\\\" &\" is no DNS label"),
+        ("set-name", "東京", "trilith.set.name: \"東京\" is no DNS label"),
+    ] {
+        let report = boot(key, value);
+        let network = if key == "address" { NetworkOutcome::Wrong } else { NetworkOutcome::Answers };
+        assert_eq!((report.outcome, report.network), (Outcome::Wrong, network), "{key} = {value:.80}");
+        let [notice] = &machine.notices()[..] else { panic!("{:?}", machine.notices()) };
+        assert!(notice.starts_with("the first-boot answers are wrong: OVF environment:"), "{notice}");
+        assert!(notice.contains(told) && notice.len() < 500, "{notice:.500}");
+        let state = fs::read_dir(machine.root().join("var/lib/trilith")).into_iter().flatten().flatten();
+        assert_eq!(state.map(|entry| entry.file_name()).collect::<Vec<_>>(), Vec::<std::ffi::OsString>::new());
+    }
+    assert_eq!(boot("", "").outcome, Outcome::Taken);
+    assert_eq!(machine.read("var/lib/trilith/secret").trim_end(), "\"0123456789\" & 東京");
 }
 
 #[test]

@@ -37,7 +37,7 @@ mod writer;
 
 pub use health::{Alarm, Health};
 pub use net::{Alpn, Stream};
-pub use protocol::{Call, RaftCall};
+pub use protocol::{Answer, Call, RaftAnswer, RaftCall};
 pub use replica::{Blocks, Inbound, Options, ProposeError, Replica, Unstarted};
 
 /// The longest request, in bytes of JSON: above the longest document, escaped.

@@ -40,6 +40,8 @@ mod service;
 mod sight;
 
 use deeds::Deeds;
+#[doc(hidden)]
+pub use peers::{Answer, Claim, read};
 use record::Record;
 use sight::World;
 

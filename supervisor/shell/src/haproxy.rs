@@ -28,9 +28,9 @@ use trilith_core::status::Flows;
 use certificate::{Copies, Install};
 pub use certificate::{MAX_PEM, Pem};
 pub use render::{FRONT_PATH, FRONT_PORT};
-#[doc(hidden)]
-pub use socket::parse_flows;
 use socket::{Failure, Master};
+#[doc(hidden)]
+pub use socket::{alerts, parse_flows};
 
 /// How many commands may wait.
 const QUEUE: usize = 64;

@@ -66,8 +66,8 @@ fn first_line(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(LONGEST).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
-    Some(line.chars().filter(|c| !c.is_control()).collect())
+    let plain = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
+    text.lines().map(plain).map(|line| line.trim().to_owned()).find(|line| !line.is_empty())
 }
 
 /// So many are shown.
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(read(&folder), Vec::new());
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("state"), "\nthe state partition was made anew\u{1b}[2J\nmore\n").unwrap();
-        std::fs::write(folder.join("empty"), "\n").unwrap();
+        std::fs::write(folder.join("empty"), "\n\u{1b}\n").unwrap();
         std::fs::write(folder.join("long"), "x".repeat(100_000)).unwrap();
         std::fs::create_dir(folder.join("folder")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", folder.join("link")).unwrap();

@@ -26,6 +26,10 @@ use nix::mount::{MsFlags, mount};
 
 use crate::paths;
 
+mod superblock;
+
+use superblock::{START, Superblock};
+
 /// Opens the state partition of the disk that the system was started from, mounts it, and keeps the journal on it.
 pub fn open() {
     let at = Path::new(STATE_DIR);
@@ -153,26 +157,6 @@ fn make_file_system(device: &Path) -> Result<()> {
     let mut mkfs = Command::new(MKFS);
     mkfs.args(["-q", "-F", "-L", LABEL, "-m", "0", "-e", "remount-ro", "-E", "nodiscard"]).arg(device);
     run(&mut mkfs, &[0])
-}
-
-/// The parts of a superblock that are looked at (Documentation/filesystems/ext4/super.rst).
-#[derive(Debug, PartialEq, Eq)]
-struct Superblock {
-    block_size: u64,
-    blocks: u64,
-    has_errors: bool,
-}
-
-impl Superblock {
-    /// From the start of a partition, if it looks like one.
-    fn of(start: &[u8; START]) -> Option<Superblock> {
-        let superblock = &start[1024..];
-        let u16_at = |at: usize| u16::from_le_bytes([superblock[at], superblock[at + 1]]);
-        let u32_at = |at: usize| u32::from(u16_at(at)) | u32::from(u16_at(at + 2)) << 16;
-        let magic = u16_at(56) == 0xEF53;
-        let (shift, blocks) = (u32_at(24), u64::from(u32_at(4)));
-        (magic && shift <= 6).then(|| Superblock { block_size: 1024 << shift, blocks, has_errors: u16_at(58) & 2 != 0 })
-    }
 }
 
 /// Grows a mounted file system when its partition is larger by more than [`WORTH_GROWING`].
@@ -310,8 +294,6 @@ const E2FSCK_MENDED: [i32; 3] = [0, 1, 2];
 const E2FSCK_JUDGED: [i32; 4] = [0, 1, 2, 4];
 const REPART: &str = "systemd-repart";
 const REPART_DEFINITIONS: &str = "/usr/lib/trilith/repart.d";
-/// What of a partition says whether it is blank, and holds ext4's superblock.
-const START: usize = 4096;
 /// sysfs counts in sectors of 512 bytes, whatever the disk does.
 const SECTOR: u64 = 512;
 /// Less than this is alignment, not room.

@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -288,9 +289,49 @@ def judge_libvirt():
     check("as it should be" in said, said)
 
 
+def judge_vsphere():
+    """vsphere.sh on a fake govc: twice up, one machine lost, twice down; and a vCenter that stops to answer."""
+    seed, vcenter, programs = (WORK / name for name in ["seed-vsphere", "vcenter", "vcenter-programs"])
+    shutil.copytree(WORK / "seed", seed)
+    vcenter.mkdir()
+    programs.mkdir()
+    shutil.copy(HERE / "govc", programs)
+    plan = json.loads((seed / "deploy.json").read_text())
+    machines = [node["machine"] for node in plan["nodes"]]
+
+    def script(*words, fails=False):
+        return run("bash", "-c", 'exec "$@" 2>&1', "-", WORK / f"kit/{NAME}-deploy/vsphere.sh", *words, fails=fails,
+                   PATH=f"{programs}:{os.environ['PATH']}", FAKE_VCENTER=str(vcenter))
+
+    def there():
+        return {path.name: path.read_text().split() for path in vcenter.iterdir()}
+
+    whole = {f"machine-{machine}": ["poweredOn"] for machine in machines} | {"rule-trilith-edge-1": machines}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        # In the place of the set.
+        (seed / "deploy.json").write_text(json.dumps(plan | {"vips": ["127.0.0.1"], "port": server.getsockname()[1]}))
+        up = ["up", seed, DIST / f"{NAME}.ova"]
+        script(*up)
+        same(there(), whole)
+        said = script(*up)
+        for told, times in [("is there already", 4), ("runs already", 3)]:
+            same(said.count(told), times)
+        run(programs / "govc", "vm.destroy", machines[1], FAKE_VCENTER=str(vcenter))
+        said = script(*up)
+        same((there(), said.count("runs already")), (whole, 2))
+        for command in ["about", "find", "vm.info", "cluster.rule.ls"]:
+            (vcenter / f"fail-{command}").touch()
+            check("vsphere.sh: vCenter does not" in script(*up, fails=True), f"silent when govc {command} fails")
+            (vcenter / f"fail-{command}").unlink()
+        same(there(), whole)
+        script("down", seed)
+        script("down", seed)
+        same(there(), {})
+
+
 def judge_shellcheck():
     scripts = ["ova/dist", "ova/deploy/kvm.sh", "ova/deploy/vsphere.sh", "ova/deploy/common.sh"]
-    scripts = [REPO / name for name in scripts] + [HERE / "run", HERE / "libvirt"]
+    scripts = [REPO / name for name in scripts] + [HERE / "run", HERE / "libvirt", HERE / "govc"]
     inside("shellcheck", "--external-sources", "--source-path=SCRIPTDIR", *scripts)
 
 
@@ -323,6 +364,8 @@ def judge_dry_runs():
     """What the scripts would do, against what was reviewed; record anew with TRILITH_BLESS=1."""
     kit = WORK / f"kit/{NAME}-deploy"
     (WORK / "disk").touch()
+    (WORK / "damaged").mkdir()
+    (WORK / "damaged/deploy.json").touch()
     for script in ["kvm", "vsphere"]:
         for what, more in [("up", ["disk"]), ("down", [])]:
             said = run(kit / f"{script}.sh", "--dry-run", what, "seed", *more, at=WORK)
@@ -331,7 +374,8 @@ def judge_dry_runs():
                 golden.write_text(said)
             same(said, golden.read_text())
         for words, told in [(["up", "nowhere", "disk"], "there is no nowhere/deploy.json"), (["up", "seed", "nothing"], "there is no file"),
-                            (["sideways"], f"{script}.sh status seed")]:
+                            (["down", "damaged"], "damaged/deploy.json is damaged"), (["sideways"], f"{script}.sh status seed"),
+                            (["--dry-run", "status", "seed"], f"{script}.sh status seed")]:
             said = run(kit / f"{script}.sh", *words, at=WORK, fails=True)
             check(told in said, f"{script}.sh {' '.join(words)}: {said}")
 

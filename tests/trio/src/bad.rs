@@ -67,7 +67,7 @@ pub fn run(ways: &[String], keep: bool) -> Result<()> {
     let bad = refusals()?;
     let mut plans = plans(accel)?;
     // Bad ones stay until an operator removes them, and then there is room for the good one and no other.
-    plans.iter_mut().for_each(|plan| plan.disk_mib = DISK_MIB + BUNDLE_MIB * ways.len() as u32);
+    plans.iter_mut().for_each(|plan| plan.disk_mib = Some(DISK_MIB + BUNDLE_MIB * ways.len() as u32));
     let trio = Trio::power_on(&plans)?;
     say("three machines are on");
     trio.wait_serving(UP_DEADLINE)?;
@@ -81,6 +81,27 @@ pub fn run(ways: &[String], keep: bool) -> Result<()> {
 }
 
 fn all(trio: &Trio, ways: &[String], bundles: &[PathBuf], good: &Path, bad: &[PathBuf], load: Load) -> Result<()> {
+    let done = bad_and_good(trio, ways, bundles, good, bad);
+    let seen = load.finish(0.0, Vec::new(), Vec::new());
+    let (requests, failed, broken) = (seen.requests, seen.failed, seen.broken);
+    // Also when it goes no further: how clients were served until then is half of it.
+    say(&format!("{requests} requests: {failed} failed, {broken} connections broken"));
+    let (seconds, reasons, refused) = done?;
+    let (bad, reverted) = (ways.len(), reasons.len());
+    let summary = Summary { bad, reverted, seconds, reasons, refused, good: true, requests, failed, broken };
+    println!("{}", serde_json::to_string(&summary)?);
+    ensure!(failed == 0 && broken == 0, "clients saw failures");
+    Ok(())
+}
+
+/// Seconds and reasons of the bad ones, and the refusals of those that are not taken.
+fn bad_and_good(
+    trio: &Trio,
+    ways: &[String],
+    bundles: &[PathBuf],
+    good: &Path,
+    bad: &[PathBuf],
+) -> Result<(Vec<u64>, Vec<String>, Vec<String>)> {
     let (mut seconds, mut reasons, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for (way, bundle) in ways.iter().zip(bundles) {
         let (took, reason) = one(trio, &version(way)?, bundle).with_context(|| format!("a version that {way}"))?;
@@ -98,13 +119,7 @@ fn all(trio: &Trio, ways: &[String], bundles: &[PathBuf], good: &Path, bad: &[Pa
     }
     start(trio, GOOD)?;
     wait(trio, "three nodes with the good version", |state| ready(state, Some(GOOD)))?;
-    let seen = load.finish(0.0, Vec::new(), Vec::new());
-    let (bad, reverted) = (ways.len(), reasons.len());
-    let (requests, failed, broken) = (seen.requests, seen.failed, seen.broken);
-    let summary = Summary { bad, reverted, seconds, reasons, refused, good: true, requests, failed, broken };
-    println!("{}", serde_json::to_string(&summary)?);
-    ensure!(failed == 0 && broken == 0, "clients saw failures");
-    Ok(())
+    Ok((seconds, reasons, refused))
 }
 
 /// The version that is bad in that way.

@@ -11,6 +11,9 @@ use crate::accel::Accel;
 use crate::plan::{Addressing, GATEWAY, GATEWAY6, Plan, VIP, VIP6, address, name, node_address6};
 use crate::tools;
 
+/// The CD-ROM that tells a machine who it is, in its directory.
+pub const CD_ROM: &str = "answers.iso";
+
 /// What all machines of a set are told alike.
 #[derive(Debug, Clone)]
 pub struct Shared {
@@ -20,14 +23,14 @@ pub struct Shared {
     pub key: String,
 }
 
-/// Writes the machine's `cidata.iso` into `home`.
+/// Writes the machine's CD-ROM into `home`.
 pub fn make(plan: &Plan, shared: &Shared, home: &Path) -> Result<()> {
     let directory = home.join("cidata");
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     for (name, content) in files(plan, shared) {
         fs::write(directory.join(name), content)?;
     }
-    let options = ["-quiet", "-output", "cidata.iso", "-volid", "cidata", "-joliet", "-rational-rock", "cidata"];
+    let options = ["-quiet", "-output", CD_ROM, "-volid", "cidata", "-joliet", "-rational-rock", "cidata"];
     tools::run(home, "xorrisofs", &options).map(drop)
 }
 
@@ -102,7 +105,7 @@ const SERVICES: &str = "  service:
 ";
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -125,5 +128,5 @@ mod tests {
         Ok(())
     }
 
-    const KEY: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIGv8Zx2n6mWjPsWm3pmV0V0Zc2s1m8lQ0H3b0Wn2u0cK";
+    pub(crate) const KEY: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIGv8Zx2n6mWjPsWm3pmV0V0Zc2s1m8lQ0H3b0Wn2u0cK";
 }

@@ -15,6 +15,7 @@
 //! | [`upgrade`] | versions that come to three machines under load |
 //! | [`bad`] | versions that break, and are left again |
 //! | [`cuts`] | plugs that are pulled while a version comes |
+//! | [`packed`] | what is released, in each of its formats |
 //! | [`boot`] | `bench boot`: from the kernel's start until the VIP answers |
 
 pub mod accel;
@@ -26,6 +27,7 @@ pub mod cuts;
 pub mod gpt;
 pub mod machine;
 pub mod network;
+pub mod packed;
 pub mod pe;
 pub mod plan;
 pub mod process;

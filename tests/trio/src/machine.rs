@@ -7,7 +7,7 @@
 //! | `disk.qcow2` | its disk, an overlay over the plan's; it survives power cuts |
 //! | `vars.fd` | the firmware's variables |
 //! | `trilith.efi` | the UKI, where the firmware cannot read it from the disk |
-//! | `cidata.iso` | first-boot data; no CD-ROM when it is missing |
+//! | `answers.iso` | first-boot data; no CD-ROM when it is missing |
 //! | `serial`, `serial.log` | its serial port as a socket, and all that it ever said there |
 //! | `qmp` | QEMU's control socket |
 //! | `process`, `qemu.log` | which process runs it, and what QEMU itself said |
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use trilith_lab::netns::Netns;
 use trilith_lab::wait::{POLL, wait_until};
 
+use crate::cidata::CD_ROM;
 use crate::plan::{Firmware, Hardware, Plan};
 use crate::process::Group;
 use crate::{qmp, tools};
@@ -73,10 +74,12 @@ impl Machine {
         if !base.exists() {
             bail!("no disk image {} (build it with `image/build disk --service lab`)", base.display());
         }
+        // QEMU has the names that these files end with, but for that of the image that was built.
+        let format = base.extension().and_then(|extension| extension.to_str()).unwrap_or("raw").to_owned();
         let base = base.canonicalize()?.display().to_string();
-        let size = format!("{}M", self.plan.disk_mib);
-        let arguments = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &base, "disk.qcow2", &size];
-        tools::run(&self.home, "qemu-img", &arguments)?;
+        let size = self.plan.disk_mib.map(|size| format!("{size}M"));
+        let arguments = ["create", "-q", "-f", "qcow2", "-F", &format, "-b", &base, "disk.qcow2"];
+        tools::run(&self.home, "qemu-img", &[&arguments[..], size.as_deref().as_slice()].concat())?;
         tools::run(&self.home, "cp", &[OPEN_VARS, "vars.fd"])?;
         let uki = self.plan.disk.with_file_name("trilith.efi");
         if self.plan.hardware == Hardware::Esx && uki.exists() {
@@ -244,9 +247,9 @@ impl Machine {
             // Without its ROM the firmware does not try to boot from the network.
             line.push(format!("-device {card},netdev=lan,mac={mac},romfile="));
         }
-        if self.file("cidata.iso").exists() {
-            line.push("-drive if=none,id=cidata,media=cdrom,format=raw,readonly=on,file=cidata.iso".to_owned());
-            line.push("-device ide-cd,drive=cidata,bus=ide.1".to_owned());
+        if self.file(CD_ROM).exists() {
+            line.push(format!("-drive if=none,id=answers,media=cdrom,format=raw,readonly=on,file={CD_ROM}"));
+            line.push("-device ide-cd,drive=answers,bus=ide.1".to_owned());
         }
         line.iter().flat_map(|part| part.split(' ')).map(str::to_owned).collect()
     }

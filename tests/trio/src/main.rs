@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use trilith_trio::machine::State;
 use trilith_trio::trio::{self, Trio, say};
-use trilith_trio::{bad, boot, console, cuts, status, upgrade};
+use trilith_trio::{bad, boot, console, cuts, packed, status, upgrade};
 
 /// Three virtual machines that boot the appliance's disk image, on one bridge, and clients that talk to the VIP.
 #[derive(Parser)]
@@ -97,6 +97,16 @@ enum Top {
         #[arg(long)]
         keep: bool,
     },
+    /// Boot what is released, three machines of each format of build/dist, each told who it is as its hypervisor tells it; the last
+    /// line is one JSON object.
+    Packed {
+        /// Which formats.
+        #[arg(value_enum, default_values_t = [packed::Format::Ova, packed::Format::Qcow2, packed::Format::Vhdx])]
+        formats: Vec<packed::Format>,
+        /// Let the machines run if something fails, to look at them.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Pull plugs at random moments of upgrades; the last line is one JSON object.
     PowerCuts {
         /// How often; at least three for each version that is rolled out.
@@ -143,6 +153,7 @@ fn run(command: Top) -> Result<()> {
         Top::Bench(Bench::Boot(options)) => boot::run(&options),
         Top::Upgrade { versions, keep } => upgrade::run(&versions, keep),
         Top::BadUpgrades { ways, keep } => bad::run(&ways, keep),
+        Top::Packed { formats, keep } => packed::run(&formats, keep),
         Top::PowerCuts { cuts } => cuts::run(cuts.into()),
         Top::Guard { id } => trio::guard(&id),
     }

@@ -65,9 +65,9 @@ pub struct Plan {
     pub firmware: Firmware,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// Size of its disk in MiB.
-    pub disk_mib: u32,
-    /// The raw disk that its own is a copy-on-write overlay of.
+    /// Size of its disk in MiB; `None`: that of the one below it.
+    pub disk_mib: Option<u32>,
+    /// The disk that its own is a copy-on-write overlay of, in the format that its name ends with.
     pub disk: PathBuf,
     /// Which nodes form the set that its first-boot data speaks of, by index.
     pub set: Vec<u8>,
@@ -87,7 +87,7 @@ impl Plan {
             addressing: Addressing::Static,
             firmware: Firmware::Open,
             memory_mib: MEMORY_MIB,
-            disk_mib: DISK_MIB,
+            disk_mib: Some(DISK_MIB),
             disk: tools::image()?.join("trilith.raw"),
             set: vec![0],
             accel,

@@ -1,6 +1,6 @@
 //! `trio status`: what each machine is doing, and what the set says of itself.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -76,4 +76,14 @@ pub fn said(trio: &Trio, machine: &Machine) -> Result<Value> {
         anyhow::bail!("status of {}: {}", machine.name(), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// How many nodes are fit, by this one's word.
+///
+/// # Errors
+/// As [`said`].
+pub fn fit(trio: &Trio, machine: &Machine) -> Result<usize> {
+    let said = said(trio, machine)?;
+    let nodes = said["nodes"].as_array().context("no nodes in its status")?;
+    Ok(nodes.iter().filter(|node| node["fitness"] == "fit").count())
 }

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -27,6 +27,9 @@ use crate::network::{Network, switch};
 use crate::plan::{Plan, VIP, VIP6};
 use crate::tools::{self, build_directory, repository};
 
+/// Writes the CD-ROM that tells a machine who it is into its directory.
+pub type Tell<'a> = &'a dyn Fn(&Plan, &Shared, &Path) -> Result<()>;
+
 /// Machines that are up, or were made to be.
 #[derive(Debug)]
 pub struct Trio {
@@ -43,7 +46,15 @@ impl Trio {
     /// # Errors
     /// When machines are up already or a step fails; what was made until then is taken away again.
     pub fn power_on(plans: &[Plan]) -> Result<Trio> {
-        let trio = Trio::make(plans)?;
+        Trio::power_on_told(plans, &cidata::make)
+    }
+
+    /// [`Trio::power_on`], with machines that are told who they are in another way.
+    ///
+    /// # Errors
+    /// As [`Trio::power_on`].
+    pub fn power_on_told(plans: &[Plan], tell: Tell<'_>) -> Result<Trio> {
+        let trio = Trio::make_told(plans, tell)?;
         trio.machines.iter().try_for_each(Machine::power_on)?;
         Ok(trio)
     }
@@ -53,6 +64,10 @@ impl Trio {
     /// # Errors
     /// As [`Trio::power_on`].
     pub fn make(plans: &[Plan]) -> Result<Trio> {
+        Trio::make_told(plans, &cidata::make)
+    }
+
+    fn make_told(plans: &[Plan], tell: Tell<'_>) -> Result<Trio> {
         let lock = lock()?;
         if Record::read()?.is_some() {
             bail!("machines are up already: take them down first (trilith-trio down)");
@@ -62,7 +77,7 @@ impl Trio {
         let record = Record { id: trilith_lab::set::new_secret()?, plans: plans.to_vec() };
         record.write()?;
         let trio = Trio::assemble(&record.plans, Some(Guard::start(&record.id)?))?;
-        let built = trio.build();
+        let built = trio.build(tell);
         // Taking it down after an error needs the lock, too.
         drop(lock);
         built.map(|()| trio)
@@ -92,9 +107,17 @@ impl Trio {
     /// # Errors
     /// When some have not within `deadline`, with the end of each serial log.
     pub fn wait_serving(&self, deadline: Duration) -> Result<Duration> {
+        self.wait_serving_on(&[VIP.into(), VIP6.into()], deadline)
+    }
+
+    /// [`Trio::wait_serving`] over these VIPs.
+    ///
+    /// # Errors
+    /// As [`Trio::wait_serving`].
+    pub fn wait_serving_on(&self, vips: &[IpAddr], deadline: Duration) -> Result<Duration> {
         let start = Instant::now();
         let on: BTreeSet<&str> = self.machines.iter().filter(|machine| machine.is_on()).map(Machine::name).collect();
-        for vip in [IpAddr::from(VIP), IpAddr::from(VIP6)] {
+        for &vip in vips {
             let mut missing = on.clone();
             while !missing.is_empty() {
                 match self.network.get(vip, "/") {
@@ -150,7 +173,7 @@ impl Trio {
         Ok(Trio { machines, network: Network::named(), guard })
     }
 
-    fn build(&self) -> Result<()> {
+    fn build(&self, tell: Tell<'_>) -> Result<()> {
         let home = home()?;
         self.network.create(&home)?;
         tools::run(&home, "ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", "trio", "-f", "key"])?;
@@ -158,7 +181,7 @@ impl Trio {
         let shared = Shared { secret: trilith_lab::set::new_secret()?, key };
         for machine in &self.machines {
             machine.make()?;
-            cidata::make(&machine.plan, &shared, &home.join(machine.name()))?;
+            tell(&machine.plan, &shared, &home.join(machine.name()))?;
         }
         Ok(())
     }

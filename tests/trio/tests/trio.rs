@@ -14,8 +14,8 @@ use support::{SOON, Watch, with_trio};
 use trilith_lab::wait::wait_until;
 use trilith_trio::machine::{Machine, State};
 use trilith_trio::plan::Addressing;
-use trilith_trio::status::said;
-use trilith_trio::trio::{Trio, UP_DEADLINE, say};
+use trilith_trio::status::fit;
+use trilith_trio::trio::{UP_DEADLINE, say};
 
 #[test]
 #[ignore = "needs root, the image and minutes"]
@@ -101,13 +101,6 @@ fn pauses(stop: fn(&Machine) -> Result<()>, go_on: fn(&Machine) -> Result<()>, w
         }
         Ok(())
     })
-}
-
-/// How many nodes are fit, by this one's word.
-fn fit(trio: &Trio, machine: &Machine) -> Result<usize> {
-    let said = said(trio, machine)?;
-    let nodes = said["nodes"].as_array().context("no nodes in its status")?;
-    Ok(nodes.iter().filter(|node| node["fitness"] == "fit").count())
 }
 
 /// Whether a minute more is to be spent on each pause.

@@ -269,6 +269,15 @@ async fn nonsense_on_the_wire_ends_the_transfer() {
         let ended = send(&mut near, |_| panic!("nothing was asked"), |_| ()).await;
         assert!(matches!(ended, Err(Failure::Protocol { .. } | Failure::Io { .. })), "{ended:?}");
     }
+    let scene = Scene::new();
+    let bundle = service(scene.path(), b"content", &scene.pair);
+    for question in [r#"{"ask":{"\u001b[2J":1}}"#, r#"{"ask":{"bytes":{"part":"\u001b[2J","from":0,"length":1}}}"#] {
+        let framed = |text: &str| [&(text.len() as u32).to_be_bytes(), text.as_bytes()].concat();
+        let asked = [r#"{"ask":{"open":{"release":null}}}"#, question].map(framed).concat();
+        let mut stream = tokio::io::join(&asked[..], Vec::new());
+        let words = send(&mut stream, |_| Source::open(&bundle), |_| ()).await.unwrap_err().to_string();
+        assert!(words.contains("u{1b}[2J") && !words.contains('\x1b'), "{words:?}");
+    }
     let later = br#"{"ask":{"open":{"release":null,"later":1}},"progress":{"moved":1,"total":2,"eta":3},"new":true}"#;
     let question: Question = serde_json::from_slice(later).unwrap();
     assert_eq!(question.ask, Ask::Open { release: None });

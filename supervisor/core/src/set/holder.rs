@@ -77,7 +77,7 @@ impl Holder {
                     self.wake(due);
                     None
                 } else {
-                    let renewal = lease.renewal + 1;
+                    let renewal = lease.renewal.saturating_add(1);
                     Some(Ask::Renew { lease: self.lease.clone(), node: self.me.clone(), epoch, renewal })
                 }
             }

@@ -14,7 +14,8 @@ impl State {
         name("name of a lease", lease)?;
         self.node(node)?;
         let now = self.leases.get(lease).cloned().unwrap_or_default();
-        let (epoch, renewal) = (now.epoch + 1, now.renewal + 1);
+        // A holder may say any number for its renewal.
+        let (epoch, renewal) = (now.epoch + 1, now.renewal.saturating_add(1));
         if now.holder.as_deref() == Some(node) && now.session == session {
             return Ok(Reply::Already);
         }

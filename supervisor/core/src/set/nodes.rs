@@ -51,7 +51,7 @@ impl State {
         }
         for lease in self.leases.values_mut().filter(|lease| lease.holder.as_deref() == Some(node)) {
             // The machine may still run; its lease is taken only after the whole term, as if it had died.
-            lease.renewal += 1;
+            lease.renewal = lease.renewal.saturating_add(1);
         }
     }
 

@@ -306,6 +306,24 @@ fn a_lease_that_was_renewed_meanwhile_is_not_taken() {
 }
 
 #[test]
+fn a_lease_outlives_the_highest_number_of_a_renewal() {
+    let mut state = three();
+    let acquire = |node: &str, epoch, renewal| Ask::Acquire {
+        lease: "volume".into(),
+        node: node.into(),
+        epoch,
+        renewal,
+        session: 5,
+    };
+    ask(&mut state, acquire("a", 0, 0)).unwrap();
+    let renew = Ask::Renew { lease: "volume".into(), node: "a".into(), epoch: 1, renewal: u64::MAX };
+    assert_eq!(ask(&mut state, renew), Ok(Reply::Held { epoch: 1 }));
+    assert_eq!(ask(&mut state, acquire("b", 1, u64::MAX)), Ok(Reply::Held { epoch: 2 }));
+    ask(&mut state, Ask::Report { node: "b".into(), report: Node { generation: 9, ..Node::default() } }).unwrap();
+    assert_eq!(state.leases["volume"].holder.as_deref(), Some("b"));
+}
+
+#[test]
 fn everything_stays_within_its_bounds() {
     let mut state = three();
     for n in 0..60 {

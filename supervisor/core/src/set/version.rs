@@ -51,6 +51,8 @@ impl FromStr for Release {
     fn from_str(text: &str) -> Result<Release, NotAVersion> {
         match text.split_once('@') {
             None => Ok(Release::system(text.parse()?)),
+            // Directories are named after it, and nodes ask each other for it.
+            Some((name, _)) if name.is_empty() || name.contains(['/', '\0']) => Err(NotAVersion::of(text)),
             Some((name, version)) => Ok(Release::service(name, version.parse()?)),
         }
     }
@@ -80,5 +82,12 @@ mod tests {
         assert_eq!(release, Release::service("web", Version::new(1, 2, 3)));
         assert_eq!(release.to_string(), "web@1.2.3");
         assert_eq!("1.2.3".parse(), Ok(Release::system(Version::new(1, 2, 3))));
+    }
+
+    #[test]
+    fn no_release_is_a_path() {
+        for text in ["../web@1.2.3", "/web@1.2.3", "a/b@1.2.3", "a\0b@1.2.3", "@1.2.3"] {
+            assert!(text.parse::<Release>().is_err(), "{text:?}");
+        }
     }
 }

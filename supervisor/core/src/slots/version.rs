@@ -29,6 +29,12 @@ impl Version {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotAVersion(pub String);
 
+impl NotAVersion {
+    pub(crate) fn of(text: &str) -> NotAVersion {
+        NotAVersion(text.chars().take(MAX_SHOWN).collect())
+    }
+}
+
 impl Display for NotAVersion {
     fn fmt(&self, out: &mut Formatter<'_>) -> Formatted {
         write!(out, "{:?} is no version; write major.minor.patch, each 0 to 65535, such as 1.2.3", self.0)
@@ -45,7 +51,7 @@ impl FromStr for Version {
         let mut parts = text.split('.').map(part);
         match (parts.next().flatten(), parts.next().flatten(), parts.next().flatten(), parts.next()) {
             (Some(major), Some(minor), Some(patch), None) => Ok(Version { major, minor, patch }),
-            _ => Err(NotAVersion(text.chars().take(MAX_SHOWN).collect())),
+            _ => Err(NotAVersion::of(text)),
         }
     }
 }

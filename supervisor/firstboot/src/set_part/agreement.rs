@@ -1,9 +1,9 @@
-//! What the set says of a node must be what the node's own network says: otherwise its peers would look for it in vain, or two
-//! machines would have one address.
+//! What the set says of a node must be what the node's own network says: otherwise its peers would look for it in vain, two
+//! machines would have one address, or a node would ask its own set whether the network is alive.
 
 use std::net::IpAddr;
 
-use trilith_core::config::Settings;
+use trilith_core::config::{Node, Settings};
 
 use crate::answers::Answers;
 use crate::fields::Field;
@@ -33,6 +33,16 @@ pub(super) fn check(
             let wrong =
                 format!("this machine is node {node}, and its network has {address}, which is node {}'s", other.name);
             whole.fault(findings, wrong, format!("give it {}, or the other name", own.address));
+            return None;
+        }
+    }
+    for gateway in links.clone().flat_map(|link| &link.routes).filter_map(|route| route.via) {
+        let node = |known: &Node| known.address == gateway || known.address6.is_some_and(|address| gateway == address);
+        let of_node =
+            settings.nodes.iter().find(|known| node(known)).map(|known| format!("node {}'s address", known.name));
+        let of_vip = settings.vips.iter().find(|vip| vip.address == gateway).map(|vip| format!("VIP {}", vip.name));
+        if let Some(whose) = of_node.or(of_vip) {
+            whole.fault(findings, format!("the gateway {gateway} is {whose}"), "give the address of a router");
             return None;
         }
     }

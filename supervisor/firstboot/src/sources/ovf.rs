@@ -173,7 +173,8 @@ fn set<'p>(get: &impl Fn(&str) -> Option<&'p Property>) -> Option<(&'static str,
             let (ports, mode) = ports.split_once('/').unwrap_or((ports, "http"));
             let (port, backend) = ports.split_once(':').unwrap_or((ports, ""));
             let on = Node { line, value: Value::List(on.clone()) };
-            let ports = [("port", plain(line, port)), ("backend_port", plain(line, backend))];
+            let ports = [("port", port), ("backend_port", backend)].into_iter().filter(|(_, port)| !port.is_empty());
+            let ports = ports.map(|(key, port)| (key, plain(line, port)));
             [("vip", on), ("mode", text(line, mode))].into_iter().chain(ports).collect()
         };
         ("service", pairs(property, service))

@@ -103,7 +103,9 @@ fn front(facts: &Facts, width: usize) -> Vec<Line> {
             [wrong_answers(report, width), alarms(facts, others, width)].concat()
         }
         (Err(_), Some(report)) if report.outcome == Outcome::Nothing => {
-            [no_answers(width), alarms(facts, others, width)].concat()
+            // Those before its last tell what was found and can't be read; that one says what this page says.
+            let last = format!("{NOTICE_PREFIX}{:02}", report.notices.len().saturating_sub(1));
+            [no_answers(width), alarms(facts, |name| name != last, width)].concat()
         }
         (Err(why), _) => supervisor_down(why, facts, width),
     };

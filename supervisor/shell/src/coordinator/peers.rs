@@ -35,12 +35,14 @@ pub struct Claim {
     pub fingerprint: String,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Answer {
-    serves: bool,
+/// What another node sees of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// It serves.
+    pub serves: bool,
     /// Connections of this node's HAProxy to the other's services.
     #[serde(default)]
-    connections: BTreeMap<String, u64>,
+    pub connections: BTreeMap<String, u64>,
 }
 
 /// Serves what peers ask, until the queue ends.
@@ -139,7 +141,11 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -
     stream.flush().await
 }
 
-async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<T> {
+/// Reads a question or an answer about a view.
+///
+/// # Errors
+/// It does not come in time, is too long, or is not understood.
+pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<T> {
     let length = usize::from(timeout(PATIENCE, stream.read_u16()).await??);
     if length > MAX_VIEW {
         return Err(too_long(length));

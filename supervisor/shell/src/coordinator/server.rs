@@ -140,7 +140,7 @@ pub fn start(path: &Path, requests: mpsc::Sender<Asked>) -> Result<()> {
     tokio::spawn(accept(listener, group, move |stream, _| {
         let requests = requests.clone();
         async move {
-            let asked = read(stream).await?;
+            let asked = receive(stream).await?;
             // The coordinator is going down: whoever asked sees the connection close.
             _ = requests.send(asked).await;
             Ok(())
@@ -149,19 +149,31 @@ pub fn start(path: &Path, requests: mpsc::Sender<Asked>) -> Result<()> {
     Ok(())
 }
 
-async fn read(stream: UnixStream) -> io::Result<Asked> {
+/// Reads one line, without or with its end.
+///
+/// # Errors
+/// The answer to give when it is no request of this version.
+pub fn read(line: &[u8]) -> Result<Request, Answer> {
+    let text = match serde_json::from_slice::<Envelope>(line) {
+        Ok(Envelope { version: VERSION, request }) => return Ok(request),
+        Ok(Envelope { version, .. }) => format!("the coordinator speaks version {VERSION}, not {version}"),
+        Err(error) => format!("the request is not understood: {error}"),
+    };
+    Err(Answer::Refused { text, code: USAGE })
+}
+
+async fn receive(stream: UnixStream) -> io::Result<Asked> {
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     timeout(PATIENCE, (&mut reader).take(MAX_REQUEST).read_until(b'\n', &mut line)).await??;
     let early = !reader.buffer().is_empty();
     let mut stream = reader.into_inner();
-    let why = match serde_json::from_slice::<Envelope>(&line) {
-        Ok(Envelope { version: VERSION, request }) if !early => return Ok(Asked { request, stream }),
-        Ok(Envelope { version: VERSION, .. }) => "a connection carries one request".to_owned(),
-        Ok(Envelope { version, .. }) => format!("the coordinator speaks version {VERSION}, not {version}"),
-        Err(error) => format!("the request is not understood: {error}"),
+    let refusal = match read(&line) {
+        Ok(request) if !early => return Ok(Asked { request, stream }),
+        Ok(_) => Answer::Refused { text: "a connection carries one request".to_owned(), code: USAGE },
+        Err(refusal) => refusal,
     };
-    write(&mut stream, &Answer::Refused { text: why, code: USAGE }).await?;
+    write(&mut stream, &refusal).await?;
     Err(io::ErrorKind::InvalidData.into())
 }
 

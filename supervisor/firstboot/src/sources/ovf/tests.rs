@@ -96,15 +96,20 @@ fn with(key: &str, value: &str) -> crate::take::Taken {
     take(&from(&properties).unwrap())
 }
 
-/// The faults that it makes; then no set is joined.
+/// What is told of it, without the words that all lines begin with; then no set is joined.
 fn faults(key: &str, value: &str) -> String {
     let taken = with(key, value);
     assert!(!taken.findings.faults.is_empty(), "{key} = {value:.80} was taken");
-    assert_eq!(taken.answers.set, None);
-    let faults: Vec<String> = taken.findings.faults.iter().map(ToString::to_string).collect();
-    let faults = faults.join("\n");
-    assert!(faults.len() < 1_000, "too long for a console: {} bytes", faults.len());
-    faults
+    assert_eq!((taken.answers.set, taken.answers.files.len()), (None, 0));
+    let faults = taken.findings.faults.iter().map(ToString::to_string);
+    faults.map(|fault| fault.strip_prefix("OVF environment").unwrap().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Each of these is refused in exactly these words.
+fn refused(cases: &[(&str, &str, &str)]) {
+    for (key, value, told) in cases {
+        assert_eq!(faults(key, value), *told, "{key} = {value:.80}");
+    }
 }
 
 #[test]
@@ -141,54 +146,138 @@ fn another_interface_is_that_of_the_address_and_of_the_vips() {
 
 #[test]
 fn an_empty_or_short_secret_is_refused() {
-    for value in ["", "   ", "tooshort"] {
-        assert!(faults("secret", value).contains("openssl rand -base64 32"), "{value}");
-    }
+    let missing = ":9: trilith: the secret is missing; add below trilith: the same secret on all nodes, such as the output of: \
+                   openssl rand -base64 32";
+    refused(&[
+        ("secret", "", missing),
+        ("secret", "   ", missing),
+        (
+            "secret",
+            "tooshort",
+            ":16: trilith.secret: has 8 bytes; give 16 to 4096 bytes, such as the output of: openssl rand -base64 32",
+        ),
+        (
+            "secret",
+            "kurz &amp; süß",
+            ":16: trilith.secret: has 12 bytes; give 16 to 4096 bytes, such as the output of: openssl rand -base64 32",
+        ),
+    ]);
 }
 
 #[test]
 fn an_address_without_prefix_and_one_that_is_none_are_refused() {
-    for value in ["10.77.0.12", "10.77.0.12/33", "10.77.0.300/24", "here/24"] {
-        let taken = with("address", value);
-        assert!(taken.network_is_wrong, "{value}");
-        faults("address", value);
+    for value in ["10.77.0.12", "10.77.0.12/", "10.77.0.12/33", "10.77.0.12/24/24", "10.77.0.300/24", "here/24", "/24"]
+    {
+        assert!(with("address", value).network_is_wrong, "{value}");
+        let told = format!(
+            ":16: ethernets.eth0.addresses: \"{value}\" is no address with a prefix length; write one such as \
+             10.0.0.2/24 or fd00::2/64"
+        );
+        refused(&[("address", value, &told)]);
     }
-    assert!(faults("vips", "public=10.77.0.10").contains("lacks the prefix length"));
-    assert!(
-        faults("nodes", "a=10.77.0.11/24, b=10.77.0.12, c=10.77.0.13").contains("prefix length, which only a VIP has")
-    );
+    refused(&[
+        (
+            "vips",
+            "public=10.77.0.10",
+            ":16: trilith.vip.address: \"10.77.0.10\" lacks the prefix length of its subnet; write the address and the prefix \
+             length of its subnet, such as \"10.77.0.10/24\" or \"fd77::10/64\"",
+        ),
+        (
+            "nodes",
+            "a=10.77.0.11/24, b=10.77.0.12, c=10.77.0.13",
+            ":16: trilith.node.address: \"10.77.0.11/24\" has a prefix length, which only a VIP has; write one such as \
+             \"10.77.0.11\" or \"fd77::11\"",
+        ),
+    ]);
 }
 
 #[test]
 fn one_address_in_two_places_is_refused() {
-    assert!(faults("nodes", "a=10.77.0.12, b=10.77.0.12, c=10.77.0.13").contains("node a already"));
-    assert!(faults("vips", "public=10.77.0.11/24").contains("node a already"));
-    assert!(faults("nodes", "a=10.77.0.11, a=10.77.0.12, c=10.77.0.13").contains("another node already"));
-    assert!(faults("address", "10.77.0.11/24").contains("which is node a's"));
-    assert!(faults("address", "10.77.0.10/24").contains("which is VIP public"));
-    assert!(faults("address", "10.77.0.99/24").contains("node b has 10.77.0.12"));
+    refused(&[
+        (
+            "nodes",
+            "a=10.77.0.12, b=10.77.0.12, c=10.77.0.13",
+            ":16: trilith.node.address: 10.77.0.12 is the address of node a already; give each its own address",
+        ),
+        (
+            "vips",
+            "public=10.77.0.11/24",
+            ":16: trilith.vip.address: 10.77.0.11 is the address of node a already; give each its own address",
+        ),
+        (
+            "vips",
+            "public=10.77.0.10/24, other=10.77.0.10/24",
+            ":16: trilith.vip.address: 10.77.0.10 is the address of VIP public already; give each its own address",
+        ),
+        (
+            "nodes",
+            "a=10.77.0.11, a=10.77.0.12, c=10.77.0.13",
+            ":16: trilith.node.name: \"a\" is the name of another node already; give each node a name of its own",
+        ),
+        ("address", "10.77.0.12/24, 10.77.0.12/24", ":16: 10.77.0.12 is given to two links; leave one of the two out"),
+        (
+            "address",
+            "10.77.0.11/24",
+            ":8: trilith: this machine is node b, and its network has 10.77.0.11, which is node a's; give it 10.77.0.12, or \
+             the other name",
+        ),
+        (
+            "address",
+            "10.77.0.10/24",
+            ":8: trilith: this machine's network has 10.77.0.10, which is VIP public; give it the node's own address: the set \
+             places VIPs by itself",
+        ),
+        (
+            "address",
+            "10.77.0.99/24",
+            ":8: trilith: node b has 10.77.0.12, but this machine's network does not; give the same address in both places",
+        ),
+        (
+            "gateway",
+            "10.77.0.12",
+            ":8: trilith: the gateway 10.77.0.12 is node b's address; give the address of a router",
+        ),
+        ("gateway", "10.77.0.10", ":8: trilith: the gateway 10.77.0.10 is VIP public; give the address of a router"),
+    ]);
 }
 
 #[test]
 fn a_vip_outside_the_nodes_subnet_is_refused() {
-    assert!(faults("vips", "public=10.78.0.10/24").contains("does not hold node a's address"));
-    assert!(faults("vips", "public=fd77::10/64").contains("is missing, but VIP public is IPv6"));
+    refused(&[
+        (
+            "vips",
+            "public=10.78.0.10/24",
+            ":16: trilith.vip.address: the subnet of 10.78.0.10/24 does not hold node a's address 10.77.0.11; a VIP and all \
+             nodes share one subnet: mend the VIP, its prefix length or the node's address",
+        ),
+        (
+            "vips",
+            "public=fd77::10/64",
+            ":10: trilith.node.address6: is missing, but VIP public is IPv6 (fd77::10); give node a an address6 in fd77::10/64",
+        ),
+    ]);
 }
 
 #[test]
 fn a_form_that_is_half_empty_is_refused_and_not_taken_for_a_node_without_a_set() {
-    for key in ["nodes", "vips", "set-name"] {
-        faults(key, "");
-    }
-    assert!(faults("services", "portal=80").contains("backend_port"));
-    assert!(faults("services", "portal").contains("trilith.service.port"));
+    refused(&[
+        ("nodes", "", ":9: trilith.node: is missing; add node: with a list below it, each beginning with \"- \""),
+        ("set-name", "", ":12: trilith.set: is missing; add set: with name: below it"),
+        (
+            "services",
+            "portal=80",
+            ":16: trilith.service.backend_port: is missing; add a line such as backend_port: 8080",
+        ),
+        ("services", "portal", ":16: trilith.service.port: is missing; add a line such as port: 443"),
+    ]);
+    faults("vips", "");
     let alone = take(&from(&[("node", "a")]).unwrap());
     assert!(!alone.findings.faults.is_empty());
 }
 
 #[test]
 fn a_node_that_is_not_in_the_list_is_refused() {
-    assert!(faults("node", "d").contains("write one of a, b, c"));
+    refused(&[("node", "d", ":16: trilith.name: \"d\" is no node of the set; write one of a, b, c")]);
 }
 
 #[test]
@@ -208,26 +297,98 @@ fn quotes_ampersands_newlines_and_other_languages_are_the_secret_that_was_meant(
 }
 
 #[test]
-fn names_of_other_languages_are_refused_where_only_dns_names_can_be() {
-    for (key, value) in [("node", "Büro"), ("set-name", "東京"), ("vips", "öffentlich=10.77.0.10/24")] {
-        faults(key, value);
+fn quotes_ampersands_and_newlines_are_refused_where_they_can_mean_nothing() {
+    let label = |value: &str| {
+        format!("{value} is no DNS label; use 1 to 63 lower-case letters, digits and inner hyphens, such as \"edge-1\"")
+    };
+    for (written, shown) in
+        [("edge&quot;1", "\"edge\\\"1\""), ("edge&amp;1", "\"edge&1\""), ("edge&#10;1", "\"edge\\n1\"")]
+    {
+        refused(&[("set-name", written, &format!(":16: trilith.set.name: {}", label(shown)))]);
     }
+    refused(&[
+        (
+            "vips",
+            "&quot;public&quot;=10.77.0.10/24",
+            &format!(":16: trilith.vip.name: {}", label("\"\\\"public\\\"\"")),
+        ),
+        (
+            "node",
+            "b&#10;a",
+            ":16: local-hostname: \"b\\na\" is no name of a host; write letters, digits and hyphens, such as node-a or \
+             node-a.example.org\n:16: trilith.name: \"b\\na\" is no node of the set; write one of a, b, c",
+        ),
+        (
+            "ntp",
+            "&quot;ntp&amp;1&quot;",
+            ":16: ntp.servers: \"\\\"ntp&1\\\"\" is no name of a server; write one such as ntp.example.org or 10.0.0.1",
+        ),
+        (
+            "timezone",
+            "Europe&#10;Vienna",
+            ":17: timezone: \"Europe\\nVienna\" is no time zone; write one such as Europe/Vienna or UTC",
+        ),
+        (
+            "password-hash",
+            "secret &amp; plain",
+            ":16: users.hashed_passwd: is no hash: a password in plain text is not taken; give its hash, from: openssl passwd -6 \
+             (or mkpasswd), in quotes",
+        ),
+    ]);
+    assert_eq!(with("instance-id", "&quot;a&quot; &amp; b&#10;c").answers.instance_id, "\"a\" & b\nc");
+}
+
+#[test]
+fn names_of_other_languages_are_refused_where_only_dns_names_can_be() {
+    let label = "is no DNS label; use 1 to 63 lower-case letters, digits and inner hyphens, such as \"edge-1\"";
+    refused(&[
+        (
+            "node",
+            "Büro",
+            ":16: local-hostname: \"Büro\" is no name of a host; write letters, digits and hyphens, such as node-a or \
+             node-a.example.org\n:16: trilith.name: \"Büro\" is no node of the set; write one of a, b, c",
+        ),
+        ("set-name", "東京", &format!(":16: trilith.set.name: \"東京\" {label}")),
+        ("vips", "öffentlich=10.77.0.10/24", &format!(":16: trilith.vip.name: \"öffentlich\" {label}")),
+        ("services", "портал=80:8080", &format!(":16: trilith.service.name: \"портал\" {label}")),
+    ]);
     // And they are taken where anything can be.
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGv8Zx2n6mWjPsWm3pmV0V0Zc2s1m8lQ0H3b0Wn2u0cK Jürgen &amp; 小林";
     let taken = with("public-keys", key);
     assert_eq!(taken.findings.faults, []);
     let admin = taken.answers.users.iter().find(|user| user.name == "admin").unwrap();
-    assert!(admin.ssh_authorized_keys[0].ends_with("Jürgen & 小林"), "{admin:?}");
+    assert_eq!(admin.ssh_authorized_keys, [key.replace("&amp;", "&")]);
 }
 
 #[test]
 fn sixty_four_kib_of_text_are_refused_in_a_few_words_or_taken_whole() {
     let long = "x".repeat(64 * 1024);
-    for key in
-        ["node", "address", "gateway", "dns", "set-name", "nodes", "vips", "services", "secret", "password-hash", "mtu"]
-    {
-        faults(key, &long);
+    let shown = format!("\"{}…\"", "x".repeat(60));
+    let label = "is no DNS label; use 1 to 63 lower-case letters, digits and inner hyphens, such as \"edge-1\"";
+    refused(&[
+        (
+            "secret",
+            &long,
+            ":16: trilith.secret: has 65536 bytes; give 16 to 4096 bytes, such as the output of: openssl rand -base64 32",
+        ),
+        (
+            "address",
+            &long,
+            &format!(
+                ":16: ethernets.eth0.addresses: {shown} is no address with a prefix length; write one such as 10.0.0.2/24 or \
+                 fd00::2/64"
+            ),
+        ),
+        ("set-name", &long, &format!(":16: trilith.set.name: {shown} {label}")),
+        ("nodes", &long, &format!(":16: trilith.node.name: {shown} {label}")),
+        ("vips", &long, &format!(":16: trilith.vip.name: {shown} {label}")),
+        ("services", &long, &format!(":16: trilith.service.name: {shown} {label}")),
+    ]);
+    for key in KNOWN.iter().filter(|key| **key != "instance-id") {
+        let told = faults(key, &long);
+        assert!(told.len() < 500, "too long for a console: {told:.500}");
     }
+    assert_eq!(with("instance-id", &long).answers.instance_id, long);
     let content = format!("#cloud-config&#10;timezone: UTC&#10;# {long}&#10;");
     let taken = with("user-data", &content);
     assert_eq!((&taken.findings.faults[..], taken.answers.timezone.as_deref()), (&[][..], Some("UTC")));

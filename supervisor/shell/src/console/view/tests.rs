@@ -76,6 +76,21 @@ fn a_machine_without_answers_says_how_to_give_it_some() {
 }
 
 #[test]
+fn answers_that_can_not_be_read_are_told_where_none_are_found() {
+    let mut app = locked();
+    let facts = app.facts.as_mut().unwrap();
+    let report = facts.first_boot.as_mut().unwrap();
+    report.outcome = Outcome::Nothing;
+    report.notices = vec!["ovf-env.xml is no OVF environment".to_owned(), "no first-boot answers are found".to_owned()];
+    let notices = report.notices.iter().enumerate();
+    facts.notices = notices.map(|(number, text)| notice(&format!("{NOTICE_PREFIX}{number:02}"), text)).collect();
+    facts.status = Err("The supervisor does not run.".to_owned());
+    let (screen, _) = shown(&mut app, FULL, 80, 24);
+    assert!(screen.contains("\n   ! ovf-env.xml is no OVF environment\n"), "{screen}");
+    assert!(!screen.contains("answers are found\n"), "{screen}");
+}
+
+#[test]
 fn wrong_answers_are_shown_with_their_place_and_their_mend() {
     let mut app = locked();
     let facts = app.facts.as_mut().unwrap();

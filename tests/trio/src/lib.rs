@@ -16,6 +16,7 @@
 //! | [`bad`] | versions that break, and are left again |
 //! | [`cuts`] | plugs that are pulled while a version comes |
 //! | [`packed`] | what is released, in each of its formats |
+//! | [`demo`] | power-on, a move, a plug that is pulled, another version: what clients see |
 //! | [`boot`] | `bench boot`: from the kernel's start until the VIP answers |
 
 pub mod accel;
@@ -24,6 +25,7 @@ pub mod boot;
 pub mod cidata;
 pub mod console;
 pub mod cuts;
+pub mod demo;
 pub mod gpt;
 pub mod machine;
 pub mod network;

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use trilith_trio::machine::State;
 use trilith_trio::trio::{self, Trio, say};
-use trilith_trio::{bad, boot, console, cuts, packed, status, upgrade};
+use trilith_trio::{bad, boot, console, cuts, demo, packed, status, upgrade};
 
 /// Three virtual machines that boot the appliance's disk image, on one bridge, and clients that talk to the VIP.
 #[derive(Parser)]
@@ -76,6 +76,8 @@ enum Top {
         /// a, b or c.
         node: String,
     },
+    /// Three machines from power-on to another version on all of them, and what clients see of it.
+    Demo,
     /// Measure; the last line is one JSON object.
     #[command(subcommand)]
     Bench(Bench),
@@ -150,6 +152,7 @@ fn run(command: Top) -> Result<()> {
         Top::PowerOn { node } => Trio::attach()?.machine(&node)?.power_on(),
         Top::Pause { node, seconds } => pause(&node, seconds),
         Top::Resume { node } => Trio::attach()?.machine(&node)?.resume(),
+        Top::Demo => demo::run(),
         Top::Bench(Bench::Boot(options)) => boot::run(&options),
         Top::Upgrade { versions, keep } => upgrade::run(&versions, keep),
         Top::BadUpgrades { ways, keep } => bad::run(&ways, keep),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use trilith_lab::wait::wait_until;
 
 use crate::plan::{NODES, VIP};
-use crate::status::{fit, said};
+use crate::status::{said, wait_fit};
 use crate::trio::{self, Trio, UP_DEADLINE, say};
 use crate::upgrade::{Load, Summary, bundle, plans, ready, start, upload, wait};
 
@@ -88,8 +88,7 @@ fn plug(trio: &Trio) -> Result<()> {
     owner.power_on()?;
     trio.wait_serving(UP_DEADLINE)?;
     // It serves before it lets anybody log in.
-    let all = || trio.machines.iter().all(|machine| fit(trio, machine).is_ok_and(|fit| fit == NODES.len()));
-    wait_until("three fit nodes, by each one's own word", UP_DEADLINE, all)?;
+    wait_fit(trio, UP_DEADLINE)?;
     wait(trio, "three nodes in good order", |state| ready(state, None)).map(drop)
 }
 

@@ -14,13 +14,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use trilith_lab::wait::wait_until;
 use trilith_ova::{deploy, environment, ova, set};
 
 use crate::accel::Accel;
 use crate::cidata::{CD_ROM, Shared};
 use crate::plan::{Addressing, GATEWAY, GATEWAY6, Hardware, NODES, Plan, VIP, VIP6, address};
-use crate::status::fit;
+use crate::status::wait_fit;
 use crate::tools::{self, build_directory, repository};
 use crate::trio::{self, Trio, UP_DEADLINE, say};
 
@@ -72,8 +71,7 @@ fn boot(format: Format, accel: Accel, keep: bool) -> Result<Summary> {
         Format::Qcow2 | Format::Vhdx => &[IpAddr::V4(VIP), IpAddr::V6(VIP6)],
     };
     let served = trio.wait_serving_on(vips, UP_DEADLINE).and_then(|served| {
-        let all = || trio.machines.iter().all(|machine| fit(&trio, machine).is_ok_and(|fit| fit == NODES.len()));
-        wait_until("three fit nodes, by each one's own word", UP_DEADLINE, all)?;
+        wait_fit(&trio, UP_DEADLINE)?;
         Ok(served)
     });
     let machines = trio.machines.len();

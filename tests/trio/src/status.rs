@@ -1,8 +1,11 @@
 //! `trio status`: what each machine is doing, and what the set says of itself.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
+use trilith_lab::wait::wait_until;
 
 use crate::machine::{Machine, State};
 use crate::plan::{Addressing, Hardware};
@@ -78,11 +81,17 @@ pub fn said(trio: &Trio, machine: &Machine) -> Result<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// How many nodes are fit, by this one's word.
+/// Waits until each machine calls all of them fit.
 ///
 /// # Errors
-/// As [`said`].
-pub fn fit(trio: &Trio, machine: &Machine) -> Result<usize> {
+/// When one does not within `deadline`.
+pub fn wait_fit(trio: &Trio, deadline: Duration) -> Result<()> {
+    let all = |machine| fit(trio, machine).is_ok_and(|fit| fit == trio.machines.len());
+    wait_until("all nodes fit, by each one's own word", deadline, || trio.machines.iter().all(all)).map(drop)
+}
+
+/// How many nodes are fit, by this one's word.
+fn fit(trio: &Trio, machine: &Machine) -> Result<usize> {
     let said = said(trio, machine)?;
     let nodes = said["nodes"].as_array().context("no nodes in its status")?;
     Ok(nodes.iter().filter(|node| node["fitness"] == "fit").count())

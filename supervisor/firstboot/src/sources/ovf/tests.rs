@@ -102,7 +102,10 @@ fn faults(key: &str, value: &str) -> String {
     assert!(!taken.findings.faults.is_empty(), "{key} = {value:.80} was taken");
     assert_eq!((taken.answers.set, taken.answers.files.len()), (None, 0));
     let faults = taken.findings.faults.iter().map(ToString::to_string);
-    faults.map(|fault| fault.strip_prefix("OVF environment").unwrap().to_owned()).collect::<Vec<_>>().join("\n")
+    let faults = faults.map(|fault| fault.strip_prefix("OVF environment").unwrap().to_owned()).collect::<Vec<_>>();
+    let faults = faults.join("\n");
+    assert!(faults.len() < 1_000, "too long for a console: {} bytes", faults.len());
+    faults
 }
 
 /// Each of these is refused in exactly these words.

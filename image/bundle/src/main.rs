@@ -45,7 +45,7 @@ struct Make {
     /// The directory with bundle.key and bundle.pub.
     #[arg(long, value_name = "DIRECTORY")]
     keys: PathBuf,
-    /// The file to write; a directory gets PRODUCT-VERSION.bundle.
+    /// The file to write; a directory gets trilith-VERSION.bundle, or trilith-SERVICE-VERSION.bundle.
     #[arg(long, value_name = "PATH")]
     output: PathBuf,
     /// The lowest version that may still be installed after this one.
@@ -83,7 +83,7 @@ enum What {
         name: String,
         /// Its version.
         version: Version,
-        /// Its extension image.
+        /// Its tree, a tar (ustar) of what is laid over /usr.
         image: PathBuf,
     },
 }

@@ -143,7 +143,10 @@ impl Display for Refusal {
                 )
             }
             Refusal::Banned { version, reason } => {
-                write!(out, "version {version} is banned in this set: {reason}; see trilith upgrade history")
+                write!(
+                    out,
+                    "version {version} is banned in this set: {reason}; once that is mended, trilith upgrade unban lets it be tried again"
+                )
             }
             Refusal::UnknownFormat { format } => {
                 write!(

@@ -146,11 +146,6 @@ pub fn observe(disk: &mut impl Disk, running: Slot, root: Hash) -> Result<Slots,
     Ok(slots)
 }
 
-/// The slot whose hash tree has this root hash at its top, as the initrd finds it; slot A when both have.
-pub fn slot_of(disk: &mut impl Disk, root: Hash) -> Option<Slot> {
-    [Slot::A, Slot::B].into_iter().find(|slot| claimed(disk, *slot) == Some(root))
-}
-
 fn claimed(disk: &mut impl Disk, slot: Slot) -> Option<Hash> {
     let mut top = vec![0; 2 * BLOCK];
     disk.read(Partition::Verity(slot), 0, &mut top).ok()?;

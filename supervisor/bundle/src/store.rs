@@ -9,8 +9,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
 use trilith_core::set::Release;
 
+use crate::Hash;
 use crate::failure::Failure;
 use crate::manifest::{Manifest, Verified};
 use crate::source::Source;
@@ -65,6 +67,13 @@ impl Store {
     /// It is not there, or cannot be read.
     pub fn get(&self, release: &Release) -> Result<Source, Failure> {
         Source::open_directory(&self.path(release))
+    }
+
+    /// Whether this very bundle is there in full, by the hash of its manifest ([`Manifest::id`]): the same version may have been made
+    /// twice.
+    pub fn holds(&self, release: &Release, id: &str) -> bool {
+        let source = self.get(release);
+        source.is_ok_and(|source| Hash(Sha256::digest(source.manifest()).into()).to_string() == id)
     }
 
     /// Where a bundle is, or would be.

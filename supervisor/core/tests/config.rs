@@ -51,6 +51,19 @@ fn every_good_document_is_read() {
     }
 }
 
+/// The guide goes with the kit, so it has the table of keys, too.
+#[test]
+fn the_admin_guide_lists_the_same_keys_as_the_module() {
+    let module = include_str!("../src/config/mod.rs").replace("[`PEER_PORT`]", &PEER_PORT.to_string());
+    let keys: Vec<&str> = module.lines().filter_map(|line| line.strip_prefix("//! ")).collect();
+    let keys: Vec<&str> = keys.into_iter().filter(|line| line.starts_with("| `")).collect();
+    let guide = include_str!("../../../docs/admin-guide.md");
+    let guide = guide.split("## All keys").nth(1).expect("its last part");
+    let listed: Vec<&str> = guide.lines().filter(|line| line.starts_with("| `")).collect();
+    assert!(keys.len() > 20);
+    assert_eq!(listed, keys);
+}
+
 #[test]
 fn the_issues_example_becomes_settings_with_the_documented_defaults() {
     let settings = parse(&good("minimal.toml"), "minimal.toml").unwrap();

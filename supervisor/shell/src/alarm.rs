@@ -66,6 +66,8 @@ impl Alarm {
             let mut ready = self.timer.readable().await.context("timerfd")?;
             match self.timer.get_ref().0.wait() {
                 Ok(()) => {
+                    // It rings once: to look again would find nothing.
+                    ready.clear_ready();
                     self.set_for = None;
                     return Ok(());
                 }

@@ -150,8 +150,8 @@ enum Command {
     ///
     /// Wrong answers are not stored: what is wrong, where, and how to mend it becomes an alarm, and the next boot looks again.
     #[command(after_long_help = examples(&[
-        ("trilith firstboot --check seed/", "Check user-data, meta-data and network-config before they become a disk."),
-        ("trilith firstboot --root /tmp/root --seed seed/", "See what they would do to a system."),
+        ("trilith firstboot --check seed/a", "Check user-data, meta-data and network-config before they become a disk."),
+        ("trilith firstboot --root /tmp/root --seed seed/a", "See what they would do to a system."),
     ]))]
     Firstboot(firstboot::Args),
     /// Open the state partition: what the unit trilith-state.service does at every boot.
@@ -201,7 +201,7 @@ enum NodeCommand {
     /// stays so, also over reboots, until `trilith node undrain`.
     ///
     /// Refused when no other node could take over.
-    #[command(after_long_help = examples(&[("trilith node drain b && trilith status", "Take node b out and look.")]))]
+    #[command(after_long_help = examples(&[("trilith node drain b", "Take node b out.")]))]
     Drain {
         /// Name of the node.
         node: String,
@@ -302,7 +302,8 @@ enum ConfigCommand {
     ///
     /// A node that is unfit with it makes it go back everywhere, and so does a confirmation that does not come in time.
     #[command(after_long_help = examples(&[
-        ("trilith config show > set.toml && vi set.toml && trilith config apply --confirm-within 300 set.toml", "Change it, with a way back."),
+        ("ssh admin@node-b trilith config show > now.toml", "Fetch the one in force, to be changed."),
+        ("ssh admin@node-b trilith config apply --confirm-within 300 - < now.toml", "Apply it, with a way back."),
     ]))]
     Apply {
         /// The document, - for stdin.
@@ -310,6 +311,9 @@ enum ConfigCommand {
         /// Seconds in which trilith config confirm must be given once all nodes have it.
         #[arg(long, value_name = "SECONDS")]
         confirm_within: Option<u32>,
+        /// Also in a set of fewer than three nodes, or to mend a node that does not serve.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         follow: upgrade::FollowArgs,
     },
@@ -354,8 +358,8 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
         Command::SupportBundle { output: Some(output) } => deed::bundle(&socket, &output),
         Command::Console { line } => console(&socket, line),
         Command::Config(ConfigCommand::Check { file, json }) => check::check(&file, json),
-        Command::Config(ConfigCommand::Apply { file, confirm_within, follow }) => {
-            upgrade::apply(&file, confirm_within, follow)
+        Command::Config(ConfigCommand::Apply { file, confirm_within, force, follow }) => {
+            upgrade::apply(&file, confirm_within, force, follow)
         }
         Command::Config(ConfigCommand::Confirm) => upgrade::confirm(),
         Command::Config(ConfigCommand::Show) => upgrade::show_document(),

@@ -8,11 +8,11 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use trilith_core::command::Command;
-use trilith_core::config::Settings;
+use trilith_core::config::{FRONT_PORT, Settings};
 use trilith_core::event::{Event, Probe};
 use trilith_core::health::PROBE_TIMEOUT;
 
-use crate::haproxy::{FRONT_PATH, FRONT_PORT};
+use crate::haproxy::FRONT_PATH;
 
 /// How many commands may wait.
 const QUEUE: usize = 4;

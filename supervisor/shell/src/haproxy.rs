@@ -27,7 +27,7 @@ use trilith_core::status::Flows;
 
 use certificate::{Copies, Install};
 pub use certificate::{MAX_PEM, Pem};
-pub use render::{FRONT_PATH, FRONT_PORT};
+pub use render::FRONT_PATH;
 use socket::{Failure, Master};
 #[doc(hidden)]
 pub use socket::{alerts, parse_flows};

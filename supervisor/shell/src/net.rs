@@ -47,12 +47,12 @@ impl Handle {
         self.world.link(VipId(0)).map_or([0; 6], |link| link.mac)
     }
 
-    /// Packets passed on to the next node since the rules were first loaded. Runs `nft`: for `status`, not for a loop.
+    /// Packets passed on to the next node since the rules were first loaded.
     ///
     /// # Errors
-    /// `nft` fails; the message says why.
-    pub async fn relayed_packets(&self) -> Result<u64> {
-        relay::relayed_packets().await
+    /// What the kernel says.
+    pub fn relayed_packets(&self) -> Result<u64> {
+        relay::relayed_packets()
     }
 }
 

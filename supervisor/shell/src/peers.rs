@@ -250,7 +250,8 @@ impl Channel {
     fn catch_up(&mut self) {
         let sockets = Arc::clone(&self.sockets);
         let refused = self.stats.forged + self.stats.replayed;
-        for socket in &sockets.routine {
+        let me = usize::from(self.me.0);
+        for (_, socket) in sockets.routine.iter().enumerate().filter(|(node, _)| *node != me) {
             self.drain(|buffer| socket.recv_from(buffer));
         }
         if self.stats.forged + self.stats.replayed != refused {

@@ -48,6 +48,8 @@
 //! is kept in the DSCP field. Clients may set that field too, so it is believed only from the MAC address of a node.
 //! A packet of a flow that is known is passed up untouched.
 
+mod counter;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -55,6 +57,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::libc;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use trilith_core::command::Ring;
@@ -102,22 +105,9 @@ pub async fn in_force() -> Result<bool> {
 /// Packets passed on to the next node since the tables were made, IPv4 and IPv6.
 ///
 /// # Errors
-/// As of [`apply`], or `nft` prints something unexpected.
-pub async fn relayed_packets() -> Result<u64> {
-    let listing = nft(&["-j", "list", "counters"], "").await.context("counters cannot be listed")?;
-    sum_relayed(&listing)
-}
-
-/// Adds up the counters of ours in what `nft -j list counters` prints (libnftables-json(5)).
-fn sum_relayed(listing: &str) -> Result<u64> {
-    let listing: serde_json::Value = serde_json::from_str(listing).context("nft -j list counters prints no JSON")?;
-    let objects = listing["nftables"].as_array().context("nft -j list counters prints no array `nftables`")?;
-    Ok(objects
-        .iter()
-        .filter_map(|object| object.get("counter"))
-        .filter(|counter| counter["table"] == "trilith" && counter["name"] == "relayed")
-        .filter_map(|counter| counter["packets"].as_u64())
-        .sum())
+/// What the kernel says.
+pub fn relayed_packets() -> Result<u64> {
+    Ok(counter::packets(libc::NFPROTO_IPV4)? + counter::packets(libc::NFPROTO_IPV6)?)
 }
 
 /// Runs `nft` with these arguments and this input; returns what it prints.

@@ -90,7 +90,8 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
             notify.alive();
             fed = Instant::now();
         }
-        let wake = run.clock.instant(run.node.deadline()).min(fed + watchdog);
+        // A beat comes long before and feeds it, too; this is for a node without peers.
+        let wake = run.clock.instant(run.node.deadline()).min(fed + watchdog * 2);
         alarm.set(stop_by.map_or(wake, |by| wake.min(by)))?;
         let mut first = None;
         let woken = tokio::select! {
@@ -267,7 +268,10 @@ fn channel(stats: peers::Stats) -> Channel {
 async fn with_flows(mut status: Status, haproxy: &haproxy::Handle, net: &net::Handle) -> Status {
     match haproxy.flows().await {
         Ok(mut flows) => {
-            flows.relayed = net.relayed_packets().await.unwrap_or_default();
+            match net.relayed_packets() {
+                Ok(packets) => flows.relayed = packets,
+                Err(error) => status.alarms.push(format!("relayed packets are not counted: {error:#}")),
+            }
             status.flows = Some(flows);
         }
         Err(error) => status.alarms.push(format!("HAProxy tells nothing of its flows: {error:#}")),

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use trilith_bundle::slot::{Bundle, SlotDevices, carry_out, observe};
-use trilith_bundle::{Hash, Keys, Store, Verified};
+use trilith_bundle::{Hash, Keys, Manifest, Store, Verified};
 use trilith_core::set::{Release, Version};
-use trilith_core::slots::{Slot, Slots, Step};
+use trilith_core::slots::{Image, Slot, Slots, Step};
 
 use crate::{disk, paths, version};
 
@@ -125,6 +125,10 @@ fn carry(deed: Deed, seen: &mut Option<Slots>) -> Result<()> {
     let (bundle, steps) = match deed {
         Deed::Observe => (None, Vec::new()),
         Deed::Bless => (None, slots.plan_bless()?),
+        // Its peers may have seen it serve while this was on its way.
+        Deed::Revert if slots.entry(running).is_none_or(|entry| entry.proven()) => {
+            bail!("the running version is blessed: it is not given up")
+        }
         Deed::Revert => (None, slots.plan_rollback(true)?),
         Deed::OnTrial => {
             let proven = slots.entry(running).is_none_or(|entry| entry.proven());
@@ -134,14 +138,18 @@ fn carry(deed: Deed, seen: &mut Option<Slots>) -> Result<()> {
             (None, Vec::new())
         }
         Deed::Stage(version) | Deed::Switch(version) => {
-            let there = slots.image(running.other()).is_some_and(|image| image.version == version);
+            let release = Release::system(version);
+            let source = Store::open(Path::new(paths::BUNDLES)).and_then(|store| store.get(&release));
+            // The same version, made anew, is another system.
+            let root = source.as_ref().ok().and_then(|source| Manifest::parse(source.manifest()).ok()?.roothash);
+            let same = |image: Image| image.version == version && root.is_none_or(|root| root == image.root);
+            let there = slots.image(running.other()).is_some_and(same);
             if there && slots.entry(running.other()).is_some_and(|entry| entry.proven()) {
                 // The version of before is still there: to go back to it needs no bundle.
                 let steps = if matches!(deed, Deed::Switch(_)) { slots.plan_rollback(false)? } else { Vec::new() };
                 (None, steps)
             } else {
-                let release = Release::system(version);
-                let source = Store::open(Path::new(paths::BUNDLES))?.get(&release)?;
+                let source = source?;
                 let verified = Verified::open(source.manifest(), source.signature(), &keys()?)
                     .map_err(|refusal| anyhow!("bundle {release}: {refusal}"))?;
                 let manifest = verified.manifest().clone();

@@ -61,11 +61,6 @@ impl Switch {
         self.nft(&lines(direction, |set| format!("add element bridge faults {set} {{ {port} }}\n")))
     }
 
-    /// Loses every frame that goes from one port to the other, in that direction only.
-    pub fn cut_one_way(&self, from: &str, to: &str) -> Result<()> {
-        self.nft(&format!("add element bridge faults pairs {{ {from} . {to} }}\n"))
-    }
-
     /// Loses every frame between two ports, in both directions; both still reach all others.
     pub fn cut_between(&self, one: &str, other: &str) -> Result<()> {
         self.nft(&format!("add element bridge faults pairs {{ {one} . {other}, {other} . {one} }}\n"))
@@ -76,6 +71,18 @@ impl Switch {
         let pairs: Vec<String> =
             one.iter().flat_map(|a| other.iter().map(move |b| format!("{a} . {b}, {b} . {a}"))).collect();
         self.nft(&format!("add element bridge faults pairs {{ {} }}\n", pairs.join(", ")))
+    }
+
+    /// Hands what a port receives to these processors, a mask (`Documentation/networking/scaling.rst`, RPS); 0: to none, so that the
+    /// sender's system call carries it all the way into the receiver's socket.
+    ///
+    /// # Errors
+    /// No such port, or a kernel without receive packet steering.
+    pub fn receive_on(&self, port: &str, processors: u64) -> Result<()> {
+        // /sys shows the network namespace in which it was mounted.
+        let file = format!("/sys/class/net/{port}/queues/rx-0/rps_cpus");
+        let script = format!("mount -t sysfs sysfs /sys && echo {processors:x} > {file}");
+        self.netns.run("unshare", &["--mount", "sh", "-ec", &script]).map(drop)
     }
 
     /// Loses that share of all frames that enter the switch, 0–100 percent, at random.

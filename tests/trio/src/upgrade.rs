@@ -258,9 +258,10 @@ impl Load {
             SteadyOptions { netns: netns.clone(), rate: 5, timeout, prompt: timeout, ..SteadyOptions::new(target) };
         let downloads = TransfersOptions {
             netns: netns.clone(),
-            transfers: 1,
-            bytes: 10 << 20,
-            bytes_per_s: 512 << 10,
+            // One from each node's service at any time, of 20 s each.
+            transfers: 3,
+            bytes: 5 << 20,
+            bytes_per_s: 256 << 10,
             timeout,
             ..TransfersOptions::new(target)
         };

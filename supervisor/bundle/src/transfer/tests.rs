@@ -210,6 +210,11 @@ async fn another_bundle_of_the_same_release_does_not_replace_the_first() {
     scene.attempt(&scene.bundle(&[1]), scene.have.clone(), ALL).await.0.unwrap();
     let (taken, _) = scene.attempt(&scene.bundle(&[2]), scene.have.clone(), ALL).await;
     assert!(matches!(taken, Err(Failure::OtherBundle { .. })), "{taken:?}");
+    let (store, release) = (scene.store(), Release::system(NEW));
+    let id = |manifest: &[u8]| crate::Hash(<sha2::Sha256 as sha2::Digest>::digest(manifest).into()).to_string();
+    let held = id(store.get(&release).unwrap().manifest());
+    assert!(store.holds(&release, &held));
+    assert!(!store.holds(&release, &id(b"made anew")) && !store.holds(&Release::system(Version::default()), &held));
     scene.store().remove(&Release::system(NEW)).unwrap();
     let (taken, _) = scene.attempt(&scene.bundle(&[2]), scene.have.clone(), ALL).await;
     taken.unwrap();

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `set.name` | DNS label | required |
 //! | `set.secret_file` | absolute path | required |
-//! | `set.peer_port` | UDP port, 1 to 65535 | [`PEER_PORT`] |
+//! | `set.peer_port` | UDP and TCP port, 1 to 65535 | [`PEER_PORT`] |
 //! | `set.lone` | `"serve"`, `"release"` | `"serve"` |
 //! | `set.rebalance_after` | `"never"`, or `"1s"` to `"24h"` | `"never"` |
 //! | `set.lease.heartbeat` | `"10ms"` to `"1s"` | `"40ms"` |

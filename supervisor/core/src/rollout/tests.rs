@@ -161,6 +161,8 @@ fn a_node_that_hears_nobody_goes_back_by_its_own_clock() {
     (bench.own.trial, bench.quorum) = (Some(bench.now), false);
     bench.own.seen_by.clear();
     ["b", "c"].into_iter().for_each(|node| bench.seen(node).heard = false);
+    // Which follows from that.
+    bench.own.ails = Some("service web does not answer on this node (DOWN)".into());
     let reverts = |acts: &[Act]| acts.iter().any(|act| matches!(act, Act::Revert { .. }));
     assert!(!reverts(&bench.pass(TRIAL.as_secs() - 1)));
     let said = bench.pass(1);
@@ -294,6 +296,22 @@ fn a_job_is_tried_a_few_times_and_then_halts_the_rollout() {
     assert_eq!(said.iter().filter(|act| **act == fetch).count(), TRIES as usize);
     let halt = Ask::Halt { rollout: 1, node: "b".into(), reason: "sda4: disk full".into() };
     assert!(said.contains(&Act::Propose(halt)));
+}
+
+#[test]
+fn what_the_other_slot_holds_counts_only_when_the_set_s_own_bundle_of_it_is_here() {
+    let mut bench = Bench::idle("b");
+    bench.own.node.other = Some(NEW);
+    let release = Release::system(NEW);
+    let bundle = crate::set::Bundle { manifest: "00".into(), ..Default::default() };
+    bench.ask(Ask::AddBundle { release: release.clone(), bundle });
+    bench.ask(Ask::Report { node: "b".into(), report: bench.own.node.clone() });
+    bench.ask(Ask::Start { token: "t".into(), goal: Goal::System { version: NEW }, options: Options::default() });
+    let staged = Act::Propose(Ask::Staged { rollout: 1, node: "b".into() });
+    let said = bench.pass(1);
+    assert!(said.contains(&Act::Fetch(release.clone())) && !said.contains(&staged), "{said:?}");
+    bench.own.bundles.insert(release);
+    assert!(bench.pass(1).contains(&staged));
 }
 
 #[test]

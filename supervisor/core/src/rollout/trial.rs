@@ -54,8 +54,10 @@ impl Agent {
         let own = sight.own;
         let target = self.target(rollout, sight);
         let sound = own.failed.as_ref().is_none_or(|failure| failure.what != target);
-        let ready = sound && self.is_ready(sight, &target);
         let held = own.bundles.contains(&release);
+        let known = sight.state.bundles.contains_key(&release);
+        // A version in the other slot may be another build of it, which only its bundle tells.
+        let ready = sound && (held || !known) && self.is_ready(sight, &target);
         if own.job == Job::Running {
             return;
         }
@@ -64,7 +66,7 @@ impl Agent {
             return;
         }
         // What the other slot holds already needs no bundle to be checked again.
-        let act = if held || !sight.state.bundles.contains_key(&release) { Act::Stage } else { Act::Fetch };
+        let act = if held || !known { Act::Stage } else { Act::Fetch };
         let job = (rollout.id, act(release));
         if self.job.as_ref() != Some(&job) {
             (self.tries, self.next_try) = (0, now);
@@ -142,11 +144,9 @@ impl Agent {
         }
     }
 
+    /// What comes first is what the rest follows from.
     fn why_unseen(&self, sight: &Sight, most: Duration) -> String {
         let seconds = most.as_secs();
-        if let Some(ails) = &sight.own.ails {
-            return format!("after {seconds} s {ails}");
-        }
         if let Some(reason) = sight.nodes.get(&self.me).and_then(|seen| seen.unfit.as_ref()) {
             return format!("after {seconds} s it is still unfit: {reason}");
         }
@@ -155,6 +155,9 @@ impl Agent {
         let all = peers().count();
         if heard == 0 && all > 0 {
             return format!("it has heard no other node for {seconds} s");
+        }
+        if let Some(ails) = &sight.own.ails {
+            return format!("after {seconds} s {ails}");
         }
         let seen_by = sight.own.seen_by.len();
         format!("after {seconds} s only {seen_by} of {all} peers see it serve, and {heard} are heard")

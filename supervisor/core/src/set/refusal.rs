@@ -192,7 +192,7 @@ impl fmt::Display for Refusal {
             Refusal::StillOut { node } => {
                 write!(
                     f,
-                    "node {node} is still out of service; wait for it, or remove it with: trilith node replace {node}"
+                    "node {node} is still out of service; wait for it, or make its machine again, then: trilith node replace {node}"
                 )
             }
             Refusal::OnTrial { node } => {
@@ -208,7 +208,9 @@ impl fmt::Display for Refusal {
             Refusal::Stale { round, now } => write!(f, "said in round {round} of the rollout, which is in round {now}"),
             Refusal::GoesOn => write!(f, "the rollout goes on"),
             Refusal::GoesBack => write!(f, "the rollout goes back already"),
-            Refusal::NotConfirming => write!(f, "no configuration waits to be confirmed; see: trilith config status"),
+            Refusal::NotConfirming => {
+                write!(f, "no configuration waits to be confirmed (yet); see: trilith upgrade status")
+            }
             Refusal::NotItsTurn { node } => write!(f, "it is not the turn of node {node}"),
             Refusal::WrongStep { node, step } => write!(f, "the turn of node {node} is at another step: it {step}"),
             Refusal::LeaseMoved { holder: Some(holder), epoch } => {

@@ -13,7 +13,7 @@ pub enum Exit {
     Usage,
     /// Configuration, secret or node name are missing or wrong.
     Configuration,
-    /// The supervisor is not running, or this user may not talk to it.
+    /// The supervisor or the coordinator is not running, or this user may not talk to it.
     Unreachable,
     /// There was no answer in time; what was asked may yet happen.
     TimedOut,
@@ -52,5 +52,6 @@ Exit codes:
   1  it failed, or the set refused it: the reason is on stderr
   2  the command line is wrong
   3  the configuration, the set secret or the node's name is missing or wrong
-  4  the supervisor is not running, or this user may not talk to it
-  5  no answer in time: what was asked may yet happen; see trilith status";
+  4  the supervisor or the coordinator is not running, or this user may not talk to it
+  5  no answer in time: what was asked may yet happen; see trilith status
+  126  this account may not run that";

@@ -22,7 +22,7 @@ pub enum ServiceCommand {
     /// serves again once its own HAProxy has found it well. A version that does not start or answer is left by itself on that node, then
     /// on all others that have it, and is banned.
     #[command(after_long_help = examples_with_bundles(&[
-        ("trilith service upgrade portal-1.4.2.bundle --wait", "Take the bundle in, begin, stay and watch."),
+        ("trilith service upgrade trilith-portal-1.4.2.bundle --wait", "Take the bundle in, begin, stay and watch."),
         ("trilith service upgrade portal@1.4.1", "One that is in the set already."),
     ]))]
     Upgrade {

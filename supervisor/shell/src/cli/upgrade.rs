@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -180,7 +180,7 @@ pub fn upgrade(command: UpgradeCommand) -> Exit {
 }
 
 /// Brings a document to all nodes.
-pub fn apply(file: &Path, confirm_within: Option<u32>, follow: FollowArgs) -> Exit {
+pub fn apply(file: &Path, confirm_within: Option<u32>, force: bool, follow: FollowArgs) -> Exit {
     let result = || {
         let mut text = String::new();
         let read = if file == Path::new("-") {
@@ -210,7 +210,7 @@ pub fn apply(file: &Path, confirm_within: Option<u32>, follow: FollowArgs) -> Ex
         }
         say(&difference(&good.text, &text));
         let goal = Goal::Config { base: good.version, text };
-        let options = Options { confirm_within_s: confirm_within, ..Options::default() };
+        let options = Options { confirm_within_s: confirm_within, force, ..Options::default() };
         begin(goal, options, follow)
     };
     result().map_or_else(Fault::end, |()| Exit::Ok)
@@ -326,11 +326,12 @@ fn show() -> Result<Shown, Fault> {
 fn watch(json: bool, mut id: Option<u64>) -> Result<(), Fault> {
     let mut last = String::new();
     let mut told = 0;
+    let mut heard = Instant::now();
     loop {
         // The coordinator starts anew with a new document: a moment without an answer is no end.
         let shown = match show() {
             Ok(shown) => shown,
-            Err(Fault { exit: Exit::Unreachable, .. }) if id.is_some() => {
+            Err(Fault { exit: Exit::Unreachable, .. }) if id.is_some() && heard.elapsed() < SILENCE => {
                 std::thread::sleep(LOOK);
                 continue;
             }
@@ -339,7 +340,7 @@ fn watch(json: bool, mut id: Option<u64>) -> Result<(), Fault> {
         let state = &shown.state;
         match &state.rollout {
             Some(rollout) => {
-                id = Some(rollout.id);
+                (id, heard) = (Some(rollout.id), Instant::now());
                 let line = if json {
                     to_json(rollout, false)?
                 } else {
@@ -359,6 +360,11 @@ fn watch(json: bool, mut id: Option<u64>) -> Result<(), Fault> {
             }
             None => {
                 if id.is_some_and(|id| state.rollouts < id) {
+                    if heard.elapsed() >= SILENCE {
+                        let text = "this node does not hear of the rollout; ask another one: trilith upgrade status"
+                            .to_owned();
+                        return Err(Fault { text, exit: Exit::TimedOut });
+                    }
                     // This node has not heard yet that it has begun.
                     std::thread::sleep(LOOK);
                     continue;
@@ -678,6 +684,8 @@ impl From<trilith_bundle::Failure> for Fault {
 
 /// How often a rollout is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a rollout is waited for of which this node hears nothing: longer than it takes to start anew.
+const SILENCE: Duration = Duration::from_secs(600);
 /// Longer than the set may take to decide.
 const PATIENCE: Duration = Duration::from_secs(30);
 

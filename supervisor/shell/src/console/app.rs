@@ -34,6 +34,8 @@ pub struct App {
     /// Lines that fit on a page; set when it is drawn.
     pub height: usize,
     throttle: Throttle,
+    /// A password is being checked, also when its form was left.
+    checking: bool,
     last_key: Instant,
 }
 
@@ -171,7 +173,17 @@ impl App {
             Session::LoggedIn { user } => (Some(user.clone()), Page::Menu(0)),
             Session::Locked { .. } => (None, Page::Front),
         };
-        App { session, user, facts: None, page, scroll: 0, height: 1, throttle: Throttle::default(), last_key: now }
+        App {
+            session,
+            user,
+            facts: None,
+            page,
+            scroll: 0,
+            height: 1,
+            throttle: Throttle::default(),
+            checking: false,
+            last_key: now,
+        }
     }
 
     /// When [`App::idle`] is due, if nobody types until then.
@@ -232,6 +244,7 @@ impl App {
     pub fn take(&mut self, outcome: Outcome, now: Instant) -> Option<Effect> {
         match outcome {
             Outcome::Verified { name, right } => {
+                self.checking = false;
                 if right {
                     self.throttle.succeeded();
                 } else {
@@ -362,9 +375,11 @@ impl App {
             KeyCode::Backspace => _ = field.pop(),
             KeyCode::Tab | KeyCode::BackTab | KeyCode::Up | KeyCode::Down => form.at_password = !form.at_password,
             KeyCode::Enter if !form.at_password => form.at_password = true,
+            // Of a form that was left: one at a time, or waiting after a wrong one could be got round.
+            KeyCode::Enter if self.checking => form.said = Some("the one before is still being checked".to_owned()),
             KeyCode::Enter => match self.throttle.wait_s(now) {
                 0 => {
-                    form.checking = true;
+                    (form.checking, self.checking) = (true, true);
                     form.said = None;
                     let effect =
                         Effect::Verify { name: form.name.clone(), password: std::mem::take(&mut form.password) };

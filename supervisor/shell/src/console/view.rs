@@ -250,7 +250,7 @@ fn network(facts: &Facts, width: usize) -> Vec<Line> {
     }
     lines.push(Line::new());
     let how = "These settings come from the first-boot answers and cannot be changed here. To change them, change the answers \
-               (cidata disk, guestinfo or OVF properties) under a new instance-id, and run trilith node reset.";
+               (cidata disk, guestinfo or OVF properties), and run trilith node reset --yes over SSH.";
     lines.extend(text(Tone::Dim, how, width));
     lines
 }

@@ -12,7 +12,7 @@ use trilith_bundle::Store;
 use trilith_bundle::transfer::{self, Have};
 use trilith_core::config::{self, NodeId, Settings};
 use trilith_core::rollout::{Act, Drain, Failure, Job, Target};
-use trilith_core::set::{Ask, Document, Kind, Release, Request, State, Version};
+use trilith_core::set::{Ask, Bundle, Document, Kind, Release, Request, State, Version};
 use trilith_core::slots::Slot;
 use trilith_raft::{Health, ProposeError, Replica};
 
@@ -89,13 +89,14 @@ impl Deeds {
             }
             Act::Forget => _ = world.note(|record| record.failed = None),
             Act::Fetch(release) if self.job != Job::Running => {
-                let held_by = state.bundles.get(&release).map(|bundle| bundle.held_by.clone()).unwrap_or_default();
+                let Bundle { held_by, manifest: id, .. } = state.bundles.get(&release).cloned().unwrap_or_default();
                 let (replica, settings, me) = (self.replica.clone(), self.settings.clone(), self.me);
                 self.start_job(None, async move {
                     let peers = (0..settings.nodes.len() as u8).map(NodeId).filter(|node| *node != me);
                     let mut why = format!("no node holds bundle {release}");
+                    forget_another(&release, &id)?;
                     for peer in peers.filter(|peer| held_by.contains(settings.node_name(*peer))) {
-                        match fetch(&replica, peer, &release).await {
+                        match fetch(&replica, peer, &release, &id).await {
                             Ok(moved) => {
                                 info!(
                                     "bundle {release} is here: {moved} bytes came from node {}",
@@ -209,22 +210,26 @@ impl Deeds {
                     let deadline = self.deadline(deadline_s);
                     let kind = state.rollout.as_ref().map(|rollout| rollout.kind.clone());
                     let (replica, settings, me) = (self.replica.clone(), self.settings.clone(), self.me);
-                    let service = match &kind {
-                        Some(Kind::Service { name, .. }) => self.order(name, None, world).ok(),
-                        _ => None,
+                    let services = match &kind {
+                        // Its connections to other services may stay. (One that cannot be switched says so when it is to be.)
+                        Some(Kind::Service { name, .. }) => {
+                            self.order(name, None, world).map(|order| order.services).unwrap_or_default()
+                        }
+                        _ => settings.services.iter().map(|service| service.name.clone()).collect(),
                     };
                     self.start_deed(again, async move {
                         give(order).await?;
-                        match (kind, service) {
+                        if matches!(kind, Some(Kind::Config { .. })) {
                             // A new document is loaded by HAProxy without a break, so its connections may stay.
-                            (Some(Kind::Config { .. }), _) => Ok(()),
-                            // Its connections to other services may stay as well.
-                            (Some(Kind::Service { .. }), Some(order)) => {
-                                service::quiet(order, &replica, &settings, me, deadline).await;
-                                Ok(())
-                            }
-                            _ => end_connections(deadline).await,
+                            return Ok(());
                         }
+                        // What the others' HAProxies have under way here would end with the services, too.
+                        let quiet = service::quiet(&services, &replica, &settings, me, deadline);
+                        if matches!(kind, Some(Kind::Service { .. })) {
+                            quiet.await;
+                            return Ok(());
+                        }
+                        tokio::join!(quiet, end_connections(deadline)).1
                     });
                 }
             }
@@ -291,7 +296,8 @@ impl Deeds {
             let done = world.note(|record| (record.config, record.config_trial) = (config, trial));
             done.then_some(()).ok_or_else(|| format!("{} can't be written", paths::COORDINATOR))
         };
-        note(world, 0, back.is_some())?;
+        // What was on trial stays so until the text is another one: cut off in between, the verdict on it must be found again.
+        note(world, 0, config_trial || back.is_some())?;
         if let Err(error) = disk::replace(&self.document, document.text.as_bytes()) {
             note(world, config, config_trial)?;
             return Err(format!("{error:#}"));
@@ -377,13 +383,28 @@ pub fn have() -> Have {
     Have { roots: roots.map(of).to_vec(), files: files.collect() }
 }
 
-async fn fetch(replica: &Replica, peer: NodeId, release: &Release) -> Result<u64, String> {
+/// Removes a bundle of that name that is another than the set's: one from before it was removed and brought again, made anew.
+fn forget_another(release: &Release, id: &str) -> Result<(), String> {
+    let store = Store::open(paths::BUNDLES.as_ref()).map_err(|error| error.to_string())?;
+    if store.path(release).exists() && !store.holds(release, id) {
+        warn!("the bundle of {release} that lies here is not the set's: it is removed");
+        store.remove(release).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+async fn fetch(replica: &Replica, peer: NodeId, release: &Release, id: &str) -> Result<u64, String> {
     let mut stream = peers::bundles_of(replica, peer).await.map_err(|error| error.to_string())?;
     let store = Store::open(paths::BUNDLES.as_ref()).map_err(|error| error.to_string())?;
     let keys = slot::keys().map_err(|error| format!("{error:#}"))?;
     let received =
         transfer::receive(&mut stream, Some(release.clone()), &store, &keys, |_| Ok(()), have(), |_| ()).await;
-    received.map(|received| received.moved).map_err(|error| error.to_string())
+    let received = received.map_err(|error| error.to_string())?;
+    if !store.holds(release, id) {
+        forget_another(release, id)?;
+        return Err("it holds another bundle of that name than the set's".to_owned());
+    }
+    Ok(received.moved)
 }
 
 async fn run_slot(deed: Deed) -> Result<(), String> {

@@ -313,6 +313,7 @@ async fn upload(
         expires: manifest.expires.map(|utc| utc.0),
         held_by: [name.to_owned()].into(),
     };
+    let id = bundle.manifest.clone();
     info!("bundle {} came in: {} of {} bytes were moved", received.release, received.moved, received.size);
     let release = received.release.clone();
     match propose(replica, utc, Ask::AddBundle { release, bundle }).await {
@@ -323,7 +324,18 @@ async fn upload(
             ),
             reply,
         },
-        refused => refused,
+        refused => {
+            // What is not the set's under this name must not lie here under it.
+            let other =
+                replica.state().borrow().bundles.get(&received.release).is_some_and(|known| known.manifest != id);
+            if other
+                && let Err(error) =
+                    Store::open(paths::BUNDLES.as_ref()).and_then(|store| store.remove(&received.release))
+            {
+                warn!("bundle {}: {error}", received.release);
+            }
+            refused
+        }
     }
 }
 

@@ -85,8 +85,14 @@ pub async fn mend(record: &Record, settings: &Settings, node: &str) {
     }
 }
 
-/// Waits until no HAProxy of the set has a connection to the unit on this node, or until the deadline.
-pub async fn quiet(order: Order, replica: &Replica, settings: &Settings, me: NodeId, deadline: Duration) {
+/// Waits until no HAProxy of the set has a connection to these services on this node, or until the deadline.
+pub async fn quiet(
+    services: &BTreeSet<String>,
+    replica: &Replica,
+    settings: &Settings,
+    me: NodeId,
+    deadline: Duration,
+) {
     let begun = Instant::now();
     let mut looks = 0;
     while looks < QUIET_LOOKS && begun.elapsed() < deadline {
@@ -94,12 +100,12 @@ pub async fn quiet(order: Order, replica: &Replica, settings: &Settings, me: Nod
         let others = (0..settings.nodes.len() as u8).map(NodeId).filter(|node| *node != me);
         let asked = others.map(|peer| peers::connections_to_us(replica, peer));
         let mut all = futures_util::future::join_all(asked).await;
-        all.extend(status().await.map(|status| peers::connections(&status, &order.node)));
-        let left: u64 = all.iter().flatten().filter(|(name, _)| order.services.contains(*name)).map(|(_, n)| n).sum();
+        all.extend(status().await.map(|status| peers::connections(&status, settings.node_name(me))));
+        let left: u64 = all.iter().flatten().filter(|(name, _)| services.contains(*name)).map(|(_, n)| n).sum();
         looks = if left == 0 { looks + 1 } else { 0 };
     }
     if looks < QUIET_LOOKS {
-        info!("connections to {} are left after {} s: they end with it", order.unit, deadline.as_secs());
+        info!("connections to services of this node are left after {} s: they end with those", deadline.as_secs());
     }
 }
 

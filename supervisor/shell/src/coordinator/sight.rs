@@ -1,6 +1,6 @@
 //! What this node sees: its supervisor's status, its slots, its bundles, and what its peers say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,8 +12,8 @@ use tracing::warn;
 use trilith_bundle::{Manifest, Store};
 use trilith_core::config::{NodeId, Settings};
 use trilith_core::rollout::{Drain, Failure, Own, Seen, Target};
-use trilith_core::set::{self, Fallback, LEVEL, State, Step, Version};
-use trilith_core::slots::{Content, Slots};
+use trilith_core::set::{self, Fallback, LEVEL, Release, State, Step, Version};
+use trilith_core::slots::{Content, Image, Slots};
 use trilith_core::status::{NodeStatus, Status, fingerprint};
 use trilith_core::time::Time;
 use trilith_raft::Replica;
@@ -159,11 +159,7 @@ impl World {
         self.status.send_replace(status);
         self.judge_document();
         self.adopt_document(state);
-        self.own.bundles = Store::open(paths::BUNDLES.as_ref())
-            .and_then(|store| store.list())
-            .unwrap_or_default()
-            .into_iter()
-            .collect();
+        self.own.bundles = held(state);
         self.own.failed = self.record.failed.clone();
         self.own.trial = self.on_trial().then_some(Time::ZERO);
         let node = self.report();
@@ -266,16 +262,29 @@ fn blessed(slots: &Slots) -> bool {
     slots.entry(slots.running).is_none_or(|entry| entry.proven())
 }
 
-/// The version that is complete in the other slot: by its boot entry, or by a bundle with its root hash.
+/// The bundles on this node's disk, but for those that are not what the set has under their names.
+fn held(state: &State) -> BTreeSet<Release> {
+    let Ok(store) = Store::open(paths::BUNDLES.as_ref()) else { return BTreeSet::new() };
+    let all = store.list().unwrap_or_default().into_iter();
+    all.filter(|release| state.bundles.get(release).is_none_or(|bundle| store.holds(release, &bundle.manifest)))
+        .collect()
+}
+
+/// The version that is complete in the other slot: by its boot entry, or by a bundle with its root hash. None when a bundle of that
+/// version is here whose root is another: it was made anew, and has yet to be staged.
 fn other_version(slots: &Slots) -> Option<Version> {
     let Content::Verified(root) = slots.content(slots.running.other()) else { return None };
-    if let Some(image) = slots.image(slots.running.other()) {
-        return Some(image.version);
+    let store = Store::open(paths::BUNDLES.as_ref());
+    let releases = store.as_ref().ok().and_then(|store| store.list().ok()).unwrap_or_default();
+    let manifest = |release: &Release| Manifest::parse(store.as_ref().ok()?.get(release).ok()?.manifest()).ok();
+    let mut manifests = releases.iter().filter_map(manifest);
+    match slots.image(slots.running.other()) {
+        Some(Image { version, .. }) => {
+            let anew = manifests.any(|it| it.release() == Release::system(version) && it.roothash != Some(root));
+            (!anew).then_some(version)
+        }
+        None => manifests.find(|manifest| manifest.roothash == Some(root)).map(|manifest| manifest.version),
     }
-    let store = Store::open(paths::BUNDLES.as_ref()).ok()?;
-    let releases = store.list().ok()?;
-    let manifests = releases.iter().filter_map(|release| Manifest::parse(store.get(release).ok()?.manifest()).ok());
-    manifests.into_iter().find(|manifest| manifest.roothash == Some(root)).map(|manifest| manifest.version)
 }
 
 fn seen(name: &str, me: &str, status: Option<&Status>) -> Seen {

@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use trilith_core::command::BackendState;
-use trilith_core::config::{Health, Mode, Node, NodeId, Service, Settings};
+use trilith_core::config::{FRONT_PORT, Health, Mode, Node, NodeId, Service, Settings};
 
 use super::certificate::Copies;
 
-/// Port on every VIP where HAProxy answers its own node's probe, and nobody else.
-pub const FRONT_PORT: u16 = 9909;
 /// What [`FRONT_PORT`] answers with 200.
 pub const FRONT_PATH: &str = "/trilith/front";
 

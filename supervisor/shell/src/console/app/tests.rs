@@ -34,6 +34,22 @@ fn the_right_password_opens_the_menu() {
 }
 
 #[test]
+fn a_form_that_is_left_gets_nobody_a_second_try_while_the_first_is_checked() {
+    let mut app = locked();
+    press(&mut app, KeyCode::Enter);
+    typed(&mut app, "first");
+    assert!(press(&mut app, KeyCode::Enter).is_some());
+    press(&mut app, KeyCode::Esc);
+    press(&mut app, KeyCode::Enter);
+    typed(&mut app, "second");
+    assert_eq!(press(&mut app, KeyCode::Enter), None);
+    app.take(Outcome::Verified { name: "admin".to_owned(), right: false }, Instant::now());
+    assert!(app.throttle.wait_s(Instant::now()) > 0);
+    app.throttle = Throttle::default();
+    assert!(press(&mut app, KeyCode::Enter).is_some(), "the first is over");
+}
+
+#[test]
 fn wrong_passwords_make_the_next_one_wait_also_when_the_form_is_left_meanwhile() {
     let (mut app, now) = (locked(), Instant::now());
     for leave in [false, true] {

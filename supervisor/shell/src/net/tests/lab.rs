@@ -200,7 +200,7 @@ impl Lab {
         let mut sum = 0;
         for node in &self.nodes {
             let net = node.net.clone();
-            sum += node.place.on(async move { net.relayed_packets().await.unwrap() }).await;
+            sum += node.place.on(async move { net.relayed_packets().unwrap() }).await;
         }
         sum
     }

@@ -127,6 +127,11 @@ impl Watch {
         Watch { probe, every, fall, up: None, run: 0, due: now, asked: false, down_since: None }
     }
 
+    /// It answers, and has not missed a question.
+    fn well(&self) -> bool {
+        self.up == Some(true) && self.run == 0
+    }
+
     fn answer(&mut self, now: Time, answered: bool) {
         self.asked = false;
         self.due = if answered && self.up == Some(true) { now + self.every } else { now + self.every / 8 };
@@ -274,14 +279,24 @@ impl Health {
         }
     }
 
-    /// When [`Health::due`] has something to do next.
+    /// When [`Health::due`] has something to do next, but for [`Health::round`].
     pub fn wake(&self) -> Option<Time> {
         let active = self.haproxy == Some(true);
-        let watches = [&self.front, &self.gateway];
-        let due = watches.into_iter().filter(|w| !w.asked && (active || w.probe != Probe::Front)).map(|w| w.due);
+        let due = self.watches().filter(|watch| !watch.well()).map(|watch| watch.due);
         let forgiven = self.refused.iter().flatten().map(|at| *at + ADDRESS_FORGIVEN);
         let hung = self.front.down_since.filter(|_| active).map(|at| at + self.hung_after);
         due.chain(forgiven).chain(hung).min()
+    }
+
+    /// When what answers is to be asked again, sooner or later.
+    pub fn round(&self) -> Option<Time> {
+        self.watches().filter(|watch| watch.well()).map(|watch| watch.due).min()
+    }
+
+    /// Those of which no answer is awaited.
+    fn watches(&self) -> impl Iterator<Item = &Watch> {
+        let active = self.haproxy == Some(true);
+        [&self.front, &self.gateway].into_iter().filter(move |w| !w.asked && (active || w.probe != Probe::Front))
     }
 }
 

@@ -43,6 +43,8 @@ pub const KERNEL_EVERY: Duration = Duration::from_millis(250);
 pub const GONE_AFTER: Duration = Duration::from_secs(10);
 /// A failed command is tried again after so long.
 pub const RETRY: Duration = Duration::from_millis(250);
+/// How long what comes round anyway may wait for a beat: the fence is renewed four times in its time, a probe once a second.
+const RIDES: Duration = Duration::from_millis(100);
 /// An operator's request is given up after so long.
 pub const OPERATOR_PATIENCE: Duration = Duration::from_secs(3);
 /// Requests of operators that may wait at the same time.
@@ -415,7 +417,10 @@ impl Node {
         let others =
             [Some(self.beat_due), self.health.wake(), self.ring.retry, self.disk.retry, Some(self.quiet_until), unit];
         let backends = self.backends.iter().map(|b| b.retry);
-        let wakes = others.into_iter().chain(backends).flatten().filter(|t| *t > now);
+        // To wake costs more than what is then done: what comes round anyway waits for the next beat.
+        let with_beat = |due: Time| if self.beat_due.since(due) <= RIDES { due.max(self.beat_due) } else { due };
+        let rounds = self.vips.iter().map(Vip::renewal).chain([self.health.round()]).map(|due| due.map(with_beat));
+        let wakes = others.into_iter().chain(backends).chain(rounds).flatten().filter(|t| *t > now);
         self.deadline = wakes.fold(wake, Time::min).max(now);
     }
 

@@ -578,6 +578,11 @@ impl Vip {
         }
     }
 
+    /// When its address is to be renewed, sooner or later.
+    pub(crate) fn renewal(&self) -> Option<Time> {
+        self.address.renewal(self.holds())
+    }
+
     fn wake(&self, v: &View) -> Time {
         let candidates = [
             self.lease_end(v.majority()),

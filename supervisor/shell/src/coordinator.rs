@@ -100,7 +100,7 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
         world.own.node.generation = healthy.generation;
         world.own.job = deeds.job();
         let now = Time(begun.elapsed().as_micros() as u64);
-        tell(&healthy, &state, &name, &mut world);
+        tell(&healthy, &state, &name, &mut world, deeds.busy());
         if knows {
             let sight = sight_of(&world, &state, &healthy, replica.is_leader());
             for act in agent.step(now, &sight) {
@@ -139,14 +139,17 @@ fn sight_of<'a>(world: &'a World, state: &'a State, health: &trilith_raft::Healt
     Sight { state, leads, quorum, utc: world.utc(), nodes: &world.nodes, own: &world.own }
 }
 
-/// What an operator should know becomes alarms of `trilith status` and the console, on every node.
-fn tell(health: &trilith_raft::Health, state: &State, me: &str, world: &mut World) {
+/// What an operator should know becomes alarms of `trilith status` and the console, on every node. `busy`: a service may be on its way
+/// to another version.
+fn tell(health: &trilith_raft::Health, state: &State, me: &str, world: &mut World, busy: bool) {
     let mut alarms: Vec<String> = health.alarms.iter().map(ToString::to_string).collect();
     alarms.extend(server::concern(state));
     let fallback = state.nodes.get(me).and_then(|node| node.fallback.as_ref());
     alarms.extend(
         fallback.map(|fallback| format!("this node went back from version {}: {}", fallback.version, fallback.reason)),
     );
+    let services = world.record.services.iter().filter(|_| !busy);
+    alarms.extend(services.filter_map(|(name, version)| crate::service::ails(name, *version)));
     if alarms == world.told {
         return;
     }

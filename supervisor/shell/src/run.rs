@@ -203,7 +203,7 @@ impl Run {
                 status.channel = Some(channel(shells.peers.stats()));
                 let (haproxy, net) = (shells.haproxy.clone(), shells.net.clone());
                 tokio::spawn(async move {
-                    let status = with_flows(status, &haproxy, &net).await;
+                    let status = with_flows(status, &haproxy, net).await;
                     let _ = reply.send(control::Response::status(status));
                 });
             }
@@ -265,12 +265,13 @@ fn channel(stats: peers::Stats) -> Channel {
     Channel { sent, detoured, not_sent, received, refused }
 }
 
-async fn with_flows(mut status: Status, haproxy: &haproxy::Handle, net: &net::Handle) -> Status {
+async fn with_flows(mut status: Status, haproxy: &haproxy::Handle, net: Arc<net::Handle>) -> Status {
     match haproxy.flows().await {
         Ok(mut flows) => {
-            match net.relayed_packets() {
+            // Whoever changes rules of nftables, in whatever process, has the kernel hold up who asks for them.
+            match disk::aside(move || net.relayed_packets().map_err(|error| format!("{error:#}"))).await {
                 Ok(packets) => flows.relayed = packets,
-                Err(error) => status.alarms.push(format!("relayed packets are not counted: {error:#}")),
+                Err(why) => status.alarms.push(format!("relayed packets are not counted: {why}")),
             }
             status.flows = Some(flows);
         }

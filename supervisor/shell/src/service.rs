@@ -54,6 +54,18 @@ pub fn choose(name: &str, version: Option<Version>) -> Result<()> {
     }
 }
 
+/// Why a service does not run as the version that was chosen for it, if so. One line.
+pub fn ails(name: &str, version: Version) -> Option<String> {
+    let link = Path::new(paths::SERVICE_TREES).join(name);
+    let laid = fs::read_link(link).is_ok_and(|tree| tree == Path::new(&tree_name(name, version)));
+    (!laid).then(|| {
+        format!(
+            "service {name} runs as it is in the system and not as {version}, whose image here is missing or damaged: see the logs of \
+             trilith-service@{name}.service, and roll out another version of it"
+        )
+    })
+}
+
 /// Has the tree of the chosen version where the service's unit looks for it.
 ///
 /// # Errors
@@ -91,7 +103,7 @@ pub fn lay(name: &str) -> Result<()> {
 
 /// The tree of a version, and its name: made unless it is there.
 fn prepare(name: &str, version: Version, trees: &Path) -> Result<String> {
-    let tree = format!("{name}-{version}");
+    let tree = tree_name(name, version);
     let path = trees.join(&tree);
     if !path.exists() {
         let release = Release::service(name, version);
@@ -108,6 +120,10 @@ fn prepare(name: &str, version: Version, trees: &Path) -> Result<String> {
         fs::rename(&beside, &path)?;
     }
     Ok(tree)
+}
+
+fn tree_name(name: &str, version: Version) -> String {
+    format!("{name}-{version}")
 }
 
 fn gone(removed: std::io::Result<()>) -> std::io::Result<()> {

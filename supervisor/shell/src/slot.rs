@@ -122,6 +122,7 @@ fn carry(deed: Deed, seen: &mut Option<Slots>) -> Result<()> {
     let (mut devices, running) = devices()?;
     let root = root_hash(&fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?)?;
     let mut slots = observe(&mut devices, running, root)?;
+    *seen = Some(slots.clone());
     let (bundle, steps) = match deed {
         Deed::Observe => (None, Vec::new()),
         Deed::Bless => (None, slots.plan_bless()?),
@@ -140,13 +141,15 @@ fn carry(deed: Deed, seen: &mut Option<Slots>) -> Result<()> {
         Deed::Stage(version) | Deed::Switch(version) => {
             let release = Release::system(version);
             let source = Store::open(Path::new(paths::BUNDLES)).and_then(|store| store.get(&release));
-            // The same version, made anew, is another system.
+            let switch = matches!(deed, Deed::Switch(_));
+            // The same version, made anew, is another system; the way back is to what was proven.
             let root = source.as_ref().ok().and_then(|source| Manifest::parse(source.manifest()).ok()?.roothash);
-            let same = |image: Image| image.version == version && root.is_none_or(|root| root == image.root);
+            let same =
+                |image: Image| image.version == version && (switch || root.is_none_or(|root| root == image.root));
             let there = slots.image(running.other()).is_some_and(same);
             if there && slots.entry(running.other()).is_some_and(|entry| entry.proven()) {
                 // The version of before is still there: to go back to it needs no bundle.
-                let steps = if matches!(deed, Deed::Switch(_)) { slots.plan_rollback(false)? } else { Vec::new() };
+                let steps = if switch { slots.plan_rollback(false)? } else { Vec::new() };
                 (None, steps)
             } else {
                 let source = source?;

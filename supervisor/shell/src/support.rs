@@ -104,12 +104,16 @@ fn into_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write().with_context(|| format!("writing the bundle {}", path.display()))
 }
 
-/// The bundles in `folder`, oldest first: their names carry the time.
+/// The bundles in `folder`, oldest first. Those of the future were written before the clock was set back.
 fn bundles(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     paths.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(SUFFIX)));
-    paths.sort_by_key(|path| fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH));
+    let now = SystemTime::now();
+    paths.sort_by_key(|path| {
+        let written = fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        (written <= now, written)
+    });
     Ok(paths)
 }
 
@@ -271,7 +275,9 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("trilith-support-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
         for number in 0..KEPT {
-            fs::write(folder.join(format!("old-{number}{SUFFIX}")), "").unwrap();
+            let old = fs::File::create(folder.join(format!("old-{number}{SUFFIX}"))).unwrap();
+            // The clock was set back since.
+            old.set_modified(SystemTime::now() + Duration::from_secs(3600)).unwrap();
         }
         fs::write(folder.join("notes"), "").unwrap();
         let path = into_folder(&folder, Path::new("/nonexistent.sock")).await.unwrap();

@@ -310,6 +310,12 @@ fn what_the_other_slot_holds_counts_only_when_the_set_s_own_bundle_of_it_is_here
     let staged = Act::Propose(Ask::Staged { rollout: 1, node: "b".into() });
     let said = bench.pass(1);
     assert!(said.contains(&Act::Fetch(release.clone())) && !said.contains(&staged), "{said:?}");
+    bench.own.job = Job::Failed("nobody has it".into());
+    let halted = bench.pass(60).into_iter().find_map(|act| match act {
+        Act::Propose(Ask::Halt { reason, .. }) => Some(reason),
+        _ => None,
+    });
+    assert!(halted.unwrap().ends_with("trilith upgrade remove 1.0.1"), "the way out is named");
     bench.own.bundles.insert(release);
     assert!(bench.pass(1).contains(&staged));
 }

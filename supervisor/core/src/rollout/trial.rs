@@ -67,7 +67,7 @@ impl Agent {
         }
         // What the other slot holds already needs no bundle to be checked again.
         let act = if held || !known { Act::Stage } else { Act::Fetch };
-        let job = (rollout.id, act(release));
+        let job = (rollout.id, act(release.clone()));
         if self.job.as_ref() != Some(&job) {
             (self.tries, self.next_try) = (0, now);
         }
@@ -80,10 +80,14 @@ impl Agent {
             self.said.retain(|(said, _)| *said != job.1);
             wants.push(job.1.clone());
         } else {
-            let reason = match &own.job {
+            let mut reason = match &own.job {
                 Job::Failed(reason) => reason.clone(),
                 Job::Idle | Job::Running => format!("{} does not come to its disk", rollout.kind),
             };
+            if !held && self.is_ready(sight, &target) {
+                let way = "its other slot holds that version: to take that as it is, abort this rollout, and then";
+                reason = format!("{reason}; {way} trilith upgrade remove {release}");
+            }
             wants.push(Act::Propose(Ask::Halt { rollout: rollout.id, node: self.me.clone(), reason }));
         }
         self.job = Some(job);

@@ -127,8 +127,15 @@ impl Address {
         }
     }
 
-    /// When to look at it again.
+    /// When to look at it again, but for [`Address::renewal`].
     pub(super) fn wake(&self, held: bool) -> [Option<Time>; 2] {
-        [(held || self.asked.is_none()).then_some(self.due), self.announce.next.filter(|_| held)]
+        let renewal = self.renewal(held);
+        let due = (held || self.asked.is_none()).then_some(self.due);
+        [due.filter(|_| renewal.is_none()), self.announce.next.filter(|_| held)]
+    }
+
+    /// When it is to be renewed, sooner or later: there is time for a few tries before the kernel takes it off.
+    pub(super) fn renewal(&self, held: bool) -> Option<Time> {
+        (held && self.asked == Some(true) && self.failures == 0).then_some(self.due)
     }
 }

@@ -189,6 +189,11 @@ impl Deeds {
             // (A system's ends with this process.)
             (Act::Switch { to: Target::Config(_), .. } | Act::Revert { .. }, Ok(())) => self.leaves = true,
             (Act::Bless, Ok(())) => _ = world.note(|record| record.switched = None),
+            // The verdict came too late: the set has seen it serve meanwhile.
+            (Act::Revert { .. }, Err(_)) if !world.slot_on_trial() => {
+                let running = Target::System(slot::running_version());
+                world.note(|record| _ = record.failed.take_if(|failure| failure.what == running));
+            }
             (Act::Switch { to, .. }, Err(reason)) => {
                 world.note(|record| (record.switched, record.failed) = (None, Some(Failure { what: to, reason })));
             }
@@ -384,7 +389,7 @@ pub fn have() -> Have {
 }
 
 /// Removes a bundle of that name that is another than the set's: one from before it was removed and brought again, made anew.
-fn forget_another(release: &Release, id: &str) -> Result<(), String> {
+pub(super) fn forget_another(release: &Release, id: &str) -> Result<(), String> {
     let store = Store::open(paths::BUNDLES.as_ref()).map_err(|error| error.to_string())?;
     if store.path(release).exists() && !store.holds(release, id) {
         warn!("the bundle of {release} that lies here is not the set's: it is removed");

@@ -21,7 +21,7 @@ use trilith_core::rollout::{plan, waits};
 use trilith_core::set::{self, Ask, Bundle, Goal, Hold, Options, Reply, State};
 use trilith_raft::{Health, ProposeError, Replica};
 
-use super::deeds::{Deeds, have, utc_or_now};
+use super::deeds::{Deeds, forget_another, have, utc_or_now};
 use super::sight::World;
 use crate::control::{accept, listen, peer};
 use crate::paths;
@@ -284,6 +284,15 @@ async fn upload(
         let room = room();
         let admit = |verified: &Verified| {
             let manifest = verified.manifest();
+            let id = verified.id().to_string();
+            let known = state.bundles.get(&manifest.release()).is_none_or(|known| known.manifest == id);
+            // A build of before that the set does not know any more is in its way. (A service may run from there.)
+            if known
+                && manifest.service.is_none()
+                && let Err(why) = forget_another(&manifest.release(), &id)
+            {
+                warn!("bundle {}: {why}", manifest.release());
+            }
             let ban = state.bans.get(&manifest.release());
             verified.admit(&Context {
                 product: PRODUCT,
@@ -313,7 +322,6 @@ async fn upload(
         expires: manifest.expires.map(|utc| utc.0),
         held_by: [name.to_owned()].into(),
     };
-    let id = bundle.manifest.clone();
     info!("bundle {} came in: {} of {} bytes were moved", received.release, received.moved, received.size);
     let release = received.release.clone();
     match propose(replica, utc, Ask::AddBundle { release, bundle }).await {
@@ -326,13 +334,9 @@ async fn upload(
         },
         refused => {
             // What is not the set's under this name must not lie here under it.
-            let other =
-                replica.state().borrow().bundles.get(&received.release).is_some_and(|known| known.manifest != id);
-            if other
-                && let Err(error) =
-                    Store::open(paths::BUNDLES.as_ref()).and_then(|store| store.remove(&received.release))
-            {
-                warn!("bundle {}: {error}", received.release);
+            let known = replica.state().borrow().bundles.get(&received.release).map(|known| known.manifest.clone());
+            if let Some(Err(why)) = known.map(|known| forget_another(&received.release, &known)) {
+                warn!("bundle {}: {why}", received.release);
             }
             refused
         }

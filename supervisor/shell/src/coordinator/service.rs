@@ -94,18 +94,21 @@ pub async fn quiet(
     deadline: Duration,
 ) {
     let begun = Instant::now();
-    let mut looks = 0;
+    let (mut looks, mut left) = (0, 0);
     while looks < QUIET_LOOKS && begun.elapsed() < deadline {
         tokio::time::sleep(LOOK).await;
         let others = (0..settings.nodes.len() as u8).map(NodeId).filter(|node| *node != me);
         let asked = others.map(|peer| peers::connections_to_us(replica, peer));
         let mut all = futures_util::future::join_all(asked).await;
         all.extend(status().await.map(|status| peers::connections(&status, settings.node_name(me))));
-        let left: u64 = all.iter().flatten().filter(|(name, _)| services.contains(*name)).map(|(_, n)| n).sum();
+        left = all.iter().flatten().filter(|(name, _)| services.contains(*name)).map(|(_, n)| n).sum::<u64>();
         looks = if left == 0 { looks + 1 } else { 0 };
     }
-    if looks < QUIET_LOOKS {
-        info!("connections to services of this node are left after {} s: they end with those", deadline.as_secs());
+    if left > 0 {
+        info!(
+            "{left} connections to services of this node are left after {} s: they end with those",
+            deadline.as_secs()
+        );
     }
 }
 

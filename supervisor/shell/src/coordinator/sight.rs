@@ -162,7 +162,7 @@ impl World {
         self.own.bundles = held(state);
         self.own.failed = self.record.failed.clone();
         self.own.trial = self.on_trial().then_some(Time::ZERO);
-        let node = self.report();
+        let node = self.report(state.rollout.as_ref().is_some_and(|rollout| rollout.back.is_some()));
         self.own.node = set::Node { generation: self.own.node.generation, ..node };
         let step = state.rollout.as_ref().and_then(|rollout| rollout.step_of(&self.name));
         let asks = self.own.trial.is_some() || matches!(step, Some(Step::Verifying | Step::Settling | Step::Returning));
@@ -208,12 +208,16 @@ impl World {
             && wanted.version > 0
             && std::fs::read_to_string(&self.document).is_ok_and(|text| text == wanted.text)
         {
-            let version = wanted.version;
-            self.note(|record| record.config = version);
+            let (version, good) = (wanted.version, wanted.version == state.config.good.version);
+            self.note(|record| {
+                record.config = version;
+                record.config_trial &= !good;
+            });
         }
     }
 
-    fn report(&self) -> set::Node {
+    /// `back`: the set goes back to the versions of before.
+    fn report(&self, back: bool) -> set::Node {
         let failed = self.record.failed.as_ref();
         let fallback = failed.and_then(|failure| match failure.what {
             Target::System(version) => Some(Fallback { version, reason: failure.reason.clone() }),
@@ -225,7 +229,7 @@ impl World {
             running: slot::running_version(),
             slot: self.slots.as_ref().map_or(String::new(), |slots| slots.running.to_string()),
             blessed: self.slots.as_ref().is_none_or(blessed),
-            other: self.slots.as_ref().and_then(other_version),
+            other: self.slots.as_ref().and_then(|slots| other_version(slots, back)),
             config: self.record.config,
             services: self.record.services.clone(),
             fallback,
@@ -271,8 +275,8 @@ fn held(state: &State) -> BTreeSet<Release> {
 }
 
 /// The version that is complete in the other slot: by its boot entry, or by a bundle with its root hash. None when a bundle of that
-/// version is here whose root is another: it was made anew, and has yet to be staged.
-fn other_version(slots: &Slots) -> Option<Version> {
+/// version is here whose root is another: it was made anew, and has yet to be staged. On the way `back` what was proven is what counts.
+fn other_version(slots: &Slots, back: bool) -> Option<Version> {
     let Content::Verified(root) = slots.content(slots.running.other()) else { return None };
     let store = Store::open(paths::BUNDLES.as_ref());
     let releases = store.as_ref().ok().and_then(|store| store.list().ok()).unwrap_or_default();
@@ -280,8 +284,8 @@ fn other_version(slots: &Slots) -> Option<Version> {
     let mut manifests = releases.iter().filter_map(manifest);
     match slots.image(slots.running.other()) {
         Some(Image { version, .. }) => {
-            let anew = manifests.any(|it| it.release() == Release::system(version) && it.roothash != Some(root));
-            (!anew).then_some(version)
+            let anew = |it: Manifest| it.release() == Release::system(version) && it.roothash != Some(root);
+            (back || !manifests.any(anew)).then_some(version)
         }
         None => manifests.find(|manifest| manifest.roothash == Some(root)).map(|manifest| manifest.version),
     }

@@ -77,9 +77,12 @@ fuzz *args:
         RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- "-max_total_time=${2:-60}" || exit 1; \
     done
 
-# Measure: handover | failover | faults | proxy | idle | forged | boot. The last line is one JSON object.
+# Measure: handover | failover | faults | proxy | idle | forged | boot. The last line is one JSON object. (What is measured is what the
+# image holds, and how that is compiled.)
+[doc('Measure: handover | failover | faults | proxy | idle | forged | boot. The last line is one JSON object.')]
 bench *args: root binaries
-    @if [ "${1:-}" = boot ]; then {{ trio }} bench "$@"; else {{ lab }} bench "$@"; fi
+    @if [ "${1:-}" = boot ]; then {{ trio }} bench "$@"; \
+    else TRILITH_LAB_PROGRAMS=$(image/build programs) {{ lab }} bench "$@"; fi
 
 # Foreign programs judge: cloud-init our first boot, document by document; COT, virt-v2v, qemu-img, libvirt and more what `dist` makes.
 # Each part's last line is one JSON object.

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::io::unix::AsyncFd;
@@ -63,17 +62,12 @@ impl Alarm {
     /// None that are known; the kernel's word is passed on.
     pub async fn rings(&mut self) -> Result<()> {
         loop {
-            let mut ready = self.timer.readable().await.context("timerfd")?;
-            match self.timer.get_ref().0.wait() {
-                Ok(()) => {
-                    // It rings once: to look again would find nothing.
-                    ready.clear_ready();
-                    self.set_for = None;
-                    return Ok(());
-                }
-                // It was set anew after it had rung.
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                Err(error) => return Err(error).context("timerfd"),
+            self.timer.readable().await.context("timerfd")?.clear_ready();
+            // The clock says what reading the timer would: epoll tells of each ringing once, read or not, and it is set next. (Otherwise
+            // it was set anew after it had rung.)
+            if self.set_for.is_some_and(|when| when <= Instant::now()) {
+                self.set_for = None;
+                return Ok(());
             }
         }
     }

@@ -48,12 +48,13 @@ pub struct Version {
 }
 
 impl Version {
-    /// This build's.
+    /// This build's, with the programs of the directory that `TRILITH_LAB_PROGRAMS` names, if it does.
     ///
     /// # Errors
     /// When the checkout is gone.
     pub fn this() -> Result<Version> {
-        Ok(Version { source: repository()?, programs: binaries()? })
+        let programs = std::env::var_os("TRILITH_LAB_PROGRAMS").map_or_else(binaries, |path| Ok(path.into()))?;
+        Ok(Version { source: repository()?, programs })
     }
 
     /// The version that a laboratory begins with: another checkout with its release build, if `TRILITH_LAB_VERSION` names one.

@@ -46,8 +46,17 @@ import_node() {
         say "$machine is there already"
         return
     fi
+    # An upload that breaks off can leave a machine with half a disk, which the next `up` would take for whole.
+    half=$machine
+    trap drop_half EXIT
     run govc import.ova -dc "$datacenter" -ds "$datastore" -pool "$cluster/Resources" ${folder:+-folder "$folder"} \
         -options "$seed/$name.govc.json" "$image"
+    trap - EXIT
+}
+
+drop_half() {
+    say "$half is not imported"
+    remove_node "$half" || say "vCenter keeps what there is of $half: remove it before the next up"
 }
 
 # A rule needs all its machines, so it comes after the imports and before the first start.
@@ -56,9 +65,9 @@ keep_apart() {
     [ "$(value .vsphere.anti_affinity)" = true ] || return 0
     mapfile -t machines < <(value '.nodes[].machine')
     if has_rule; then
-        # vCenter takes a machine that is removed out of its rule.
+        # vCenter takes a machine that is removed out of its rule. Where it has not, govc can't name the rule's machines.
         if [ -z "$dry" ]; then
-            members=$(govc cluster.rule.ls -dc "$datacenter" -cluster "$cluster" -name "$rule")
+            members=$(govc cluster.rule.ls -dc "$datacenter" -cluster "$cluster" -name "$rule") || members=
             for machine in "${machines[@]}"; do
                 grep --quiet --line-regexp --fixed-strings "$machine" <<< "$members" || whole=
             done
@@ -118,7 +127,7 @@ has_rule() {
     fi
 }
 
-# Sets `state`, in vCenter's words. govc writes its names small since 0.30, and with capitals before.
+# Sets `state`, in vCenter's words. govc writes the types' names small since 0.31, its own since 0.32, and with capitals before.
 look() {
     state=$(govc vm.info -dc "$datacenter" -json "$1" |
         jq --raw-output '(.virtualMachines // .VirtualMachines)[0] | (.runtime // .Runtime) | .powerState // .PowerState') ||

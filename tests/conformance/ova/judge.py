@@ -7,6 +7,7 @@ Every judge is shown something damaged as well, where it could be blind: what it
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -290,48 +291,154 @@ def judge_libvirt():
 
 
 def judge_vsphere():
-    """vsphere.sh on a fake govc: twice up, one machine lost, twice down; and a vCenter that stops to answer."""
-    seed, vcenter, programs = (WORK / name for name in ["seed-vsphere", "vcenter", "vcenter-programs"])
-    shutil.copytree(WORK / "seed", seed)
-    vcenter.mkdir()
-    programs.mkdir()
-    shutil.copy(HERE / "govc", programs)
+    """vsphere.sh by VMware's govc on VMware's simulator of vCenter, which is asked what it holds: up, broken off, up, up, mended, down,
+    down; and what the script says when vCenter does not answer. No name in [vsphere] is the default."""
+    if not (BUILD / "judges.govmomi").exists():
+        raise Skipped("govc and vcsim could not be built, build/judges.govmomi.log says why")
+    kit, seed = WORK / f"kit/{NAME}-deploy", WORK / "seed-vsphere"
+    wanted = (kit / "set.toml").read_text()
+    for name, other in [("dc", '"DC0"'), ("cluster", '"DC0_C0"'), ("datastore1", '["LocalDS_0", "LocalDS_1", "LocalDS_2"]'),
+                        ("VM Network", '"DC0_DVPG0"'), ("medium", '"small"\nfolder = "edge"')]:
+        check(f'"{name}"' in wanted, f"set.toml names no {name}")
+        wanted = wanted.replace(f'"{name}"', other)
+    (WORK / "vsphere.toml").write_text(wanted)
+    run(kit / "trilith-seed", WORK / "vsphere.toml", seed)
     plan = json.loads((seed / "deploy.json").read_text())
-    machines = [node["machine"] for node in plan["nodes"]]
+    names = [node["machine"] for node in plan["nodes"]]
+    whole, broken = without_sata(DIST / f"{NAME}.ova"), WORK / "broken.ova"
+    broken.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
 
-    def script(*words, fails=False):
-        return run("bash", "-c", 'exec "$@" 2>&1', "-", WORK / f"kit/{NAME}-deploy/vsphere.sh", *words, fails=fails,
-                   PATH=f"{programs}:{os.environ['PATH']}", FAKE_VCENTER=str(vcenter))
-
-    def there():
-        return {path.name: path.read_text().split() for path in vcenter.iterdir()}
-
-    whole = {f"machine-{machine}": ["poweredOn"] for machine in machines} | {"rule-trilith-edge-1": machines}
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with vcenter() as (access, log), socket.create_server(("127.0.0.1", 0)) as server:
         # In the place of the set.
         (seed / "deploy.json").write_text(json.dumps(plan | {"vips": ["127.0.0.1"], "port": server.getsockname()[1]}))
-        up = ["up", seed, DIST / f"{NAME}.ova"]
-        script(*up)
-        same(there(), whole)
-        said = script(*up)
-        for told, times in [("is there already", 4), ("runs already", 3)]:
-            same(said.count(told), times)
-        run(programs / "govc", "vm.destroy", machines[1], FAKE_VCENTER=str(vcenter))
-        said = script(*up)
-        same((there(), said.count("runs already")), (whole, 2))
+
+        def script(*words, status=0, **environment):
+            """vsphere.sh's whole output, if it ends with that status."""
+            said = run("bash", "-c", '"$@" 2>&1; echo "status $?"', "-", kit / "vsphere.sh", *words, **access | environment)
+            check(f"\n{said}".endswith(f"\nstatus {status}\n"), f"{words[0]}: not status {status}: {said[-800:]}")
+            return said
+
+        def govc(*words):
+            return run(HERE / "govc", *words, **access)
+
+        def ask(*words):
+            """govc's JSON, with the names as they are since 0.32."""
+            return json.loads(govc(*words), object_pairs_hook=lambda pairs: {key[:1].lower() + key[1:]: value for key, value in pairs})
+
+        def machines():
+            return ask("vm.info", "-json", "*")["virtualMachines"]
+
+        def there():
+            """The machines' states, and of each rule whether it is on, and for which machines."""
+            found = machines()
+            name = {machine["self"]["value"]: machine["name"] for machine in found}
+            rules = ask("object.collect", "-json", "/DC0/host/DC0_C0", "configurationEx")[0]["val"].get("rule") or []
+            return ({machine["name"]: machine["runtime"]["powerState"] for machine in found},
+                    {rule["name"]: (rule["enabled"], [name.get(machine["value"]) for machine in rule["vm"]]) for rule in rules})
+
+        def ours(state):
+            return others[0] | dict.fromkeys(names, state), {"trilith-edge-1": (True, names)}
+
+        govc("folder.create", "/DC0/vm/edge")
+        others = there()
+        check(others[0] and not others[1], f"not what vcsim begins with: {others}")
+        up = ["up", seed, whole]
+        # When a vcsim takes it, `without_sata` can go.
+        check("unsupported resource type: 20" in script("up", seed, DIST / f"{NAME}.ova", status=1), "vcsim knows SATA")
+        check("unexpected EOF" in script("up", seed, broken, status=1), "an upload that breaks off is not told")
+        same(there(), others)
+        script(*up, FAIL="vm.power", status=1)
+        same(there(), ours("poweredOff"))
+        same(script(*up).count("is there already"), 4)
+        same(there(), ours("poweredOn"))
+        same(govc("cluster.rule.ls", "-cluster", "DC0_C0", "-l"), "trilith-edge-1 (ClusterAntiAffinityRuleSpec)\n")
+        same(log().count(f"transferred {DISKS['vmdk'].stat().st_size} bytes"), 3)
+        imported(seed, plan, machines(), govc)
+        # With the names in govc's JSON as they were, and as they are.
+        for small in ["", "1"]:
+            said = script(*up, SMALL=small)
+            same([said.count(told) for told in ["is there already", "runs already"]], [4, 3])
+            same(script("status", seed, SMALL=small), "".join(f"{name}\tpoweredOn\n" for name in names) + "status 0\n")
+        same(there(), ours("poweredOn"))
+
+        # A machine is lost: vcsim's rule still names it, vCenter's does not. One is suspended.
+        govc("vm.destroy", names[1])
+        same(script(*up).count("runs already"), 2)
+        same(there(), ours("poweredOn"))
+        govc("cluster.rule.change", "-cluster", "DC0_C0", "-name", "trilith-edge-1", *names[1:])
+        govc("vm.power", "-suspend", names[0])
+        same(script(*up).count("runs already"), 2)
+        same(there(), ours("poweredOn"))
+
         for command in ["about", "find", "vm.info", "cluster.rule.ls"]:
-            (vcenter / f"fail-{command}").touch()
-            check("vsphere.sh: vCenter does not" in script(*up, fails=True), f"silent when govc {command} fails")
-            (vcenter / f"fail-{command}").unlink()
-        same(there(), whole)
+            check("vsphere.sh: vCenter does not" in script(*up, FAIL=command, status=69), f"silent when govc {command} fails")
+        for told, wrong in [("Login failure", {"GOVC_PASSWORD": "wrong"}), ("failed to verify certificate", {"GOVC_INSECURE": "0"})]:
+            said = script("status", seed, status=69, **wrong)
+            check(told in said and "vsphere.sh: vCenter does not answer" in said, said)
+        same(there(), ours("poweredOn"))
         script("down", seed)
+        same(there(), others)
         script("down", seed)
-        same(there(), {})
+        same(script("status", seed), "".join(f"{name}\tnot there\n" for name in names) + "status 0\n")
+        same(there(), others)
+    said = script("down", seed, status=69)
+    check("connection refused" in said and "vsphere.sh: vCenter does not answer" in said, said)
+
+
+def imported(seed, plan, machines, govc):
+    """Whether the machines are those of the descriptor, on the datastores and the network of set.toml, with the seed's answers. vcsim
+    keeps no firmware and no options of VMware's own, and takes the answers for options."""
+    for node, datastore in zip(plan["nodes"], ["LocalDS_0", "LocalDS_1", "LocalDS_2"], strict=True):
+        config = next(machine["config"] for machine in machines if machine["name"] == node["machine"])
+        hardware = config["hardware"]
+        same([config["guestId"], config["version"], hardware["numCPU"], hardware["memoryMB"]], ["debian10_64Guest", "vmx-15", 1, 1024])
+        answers = json.loads((seed / f"{node['name']}.govc.json").read_text())["PropertyMapping"]
+        kept = {option["key"]: option["value"] for option in config["extraConfig"]}
+        same({name: value for name, value in kept.items() if name.startswith("trilith.")},
+             {answer["Key"]: answer["Value"] for answer in answers})
+        said = govc("vm.info", "-r", node["machine"]) + govc("device.ls", "-vm", node["machine"])
+        for expected in [f"/DC0/vm/edge/{node['machine']}\n", f" {datastore}\n", " DC0_DVPG0\n", "ParaVirtualSCSIController",
+                         "VirtualVmxnet3", "4,194,304 KB"]:
+            check(expected in said, f"{expected!r} is missing in: {said}")
+
+
+def without_sata(ova):
+    """A copy without what vcsim refuses: the SATA controller, and with it the CD-ROM drive."""
+    copy = WORK / "without-sata.ova"
+    tree = descriptor()
+    for item in list(tree.iter(f"{OVF}Item")):
+        if item.findtext("{*}ResourceType") in ["15", "20"]:
+            item.getparent().remove(item)
+    with tarfile.open(ova) as old, tarfile.open(copy, "w") as new:
+        for member in old:
+            content = etree.tostring(tree) if member.name.endswith(".ovf") else old.extractfile(member).read()
+            member.size = len(content)
+            new.addfile(member, io.BytesIO(content))
+    return copy
+
+
+@contextlib.contextmanager
+def vcenter():
+    """A simulated vCenter on loopback: what the script's environment has to say, and a function that returns vCenter's log. It ends
+    with this block, or with this program."""
+    programs, log = BUILD / "judges.govmomi", WORK / "vcenter.log"
+    start = ["setpriv", "--pdeathsig", "KILL", programs / "vcsim", "-l", "127.0.0.1:0", "-cluster", "1", "-host", "3", "-ds", "3",
+             "-username", "judge", "-password", "right"]
+    with log.open("w") as errors:
+        process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "TMPDIR": str(WORK)})
+    with process:
+        try:
+            told = re.search(r"GOVC_URL=https://[^@]*@(\S+)", process.stdout.readline())
+            check(told, f"vcsim does not start: {log.read_text()}")
+            yield {"PATH": f"{HERE}:{os.environ['PATH']}", "GOVC": str(programs / "govc"), "GOVC_URL": told[1], "GOVC_USERNAME": "judge",
+                   "GOVC_PASSWORD": "right", "GOVC_INSECURE": "1", "GOVC_PERSIST_SESSION": "0"}, log.read_text
+        finally:
+            process.kill()
 
 
 def judge_shellcheck():
     scripts = ["ova/dist", "ova/deploy/kvm.sh", "ova/deploy/vsphere.sh", "ova/deploy/common.sh"]
-    scripts = [REPO / name for name in scripts] + [HERE / "run", HERE / "libvirt", HERE / "govc"]
+    scripts = [REPO / name for name in scripts] + [HERE / name for name in ["run", "libvirt", "govc", "govmomi"]]
     inside("shellcheck", "--external-sources", "--source-path=SCRIPTDIR", *scripts)
 
 

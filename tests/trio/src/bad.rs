@@ -28,7 +28,7 @@ const BUNDLE_MIB: u32 = 56;
 
 /// Bundles that no node may take, and words of the refusal.
 const REFUSED: [(&str, &str); 3] =
-    [("a flipped byte", "damaged"), ("another product", "wrong product"), (FULL, "no room")];
+    [("a flipped byte", "corrupted"), ("another product", "wrong product"), (FULL, "no room")];
 const FULL: &str = "a full disk";
 
 /// What was seen.

@@ -61,7 +61,7 @@ pub struct Seen {
 }
 
 impl Watch {
-    /// Begins to watch, and returns when somebody owns the VIP.
+    /// Begins to watch, and returns when somebody owns the VIP and serves: a gap is one between two who were served.
     pub fn on(trio: &Trio) -> Result<Watch> {
         let netns = Some(trio.network.client.path());
         let every = Some(Duration::from_millis(50));
@@ -78,7 +78,7 @@ impl Watch {
             ..SteadyOptions::new(SocketAddr::new(VIP.into(), 80))
         })?;
         let watch = Watch { arp, steady, from_ns: now_ns() };
-        wait_until("an owner of the VIP", SOON, || watch.owner().is_some())?;
+        wait_until("an owner of the VIP that serves", SOON, || watch.owner().is_some() && watch.steady.live().ok > 0)?;
         Ok(watch)
     }
 

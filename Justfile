@@ -82,7 +82,7 @@ fuzz *args:
 [doc('Measure: handover | failover | faults | proxy | idle | forged | boot. The last line is one JSON object.')]
 bench *args: root binaries
     @if [ "${1:-}" = boot ]; then {{ trio }} bench "$@"; \
-    else TRILITH_LAB_PROGRAMS=$(image/build programs) {{ lab }} bench "$@"; fi
+    else programs=$(image/build programs); TRILITH_LAB_PROGRAMS=$programs {{ lab }} bench "$@"; fi
 
 # Foreign programs judge: cloud-init our first boot, document by document; COT, virt-v2v, qemu-img, libvirt and more what `dist` makes.
 # Each part's last line is one JSON object.

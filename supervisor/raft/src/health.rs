@@ -78,11 +78,6 @@ pub enum Alarm {
         /// The words of whoever failed.
         why: String,
     },
-    /// The disk is full: what the set decides is kept by the others only, until there is room.
-    Full {
-        /// The disk's words.
-        why: String,
-    },
 }
 
 impl fmt::Display for Alarm {
@@ -134,12 +129,6 @@ impl fmt::Display for Alarm {
                 "the set is newer than this node, which does not understand {what}: its state stands still there until it \
                  is upgraded"
             ),
-            Alarm::Full { why } => {
-                write!(
-                    f,
-                    "{why}; until its disk has room this node keeps nothing that the set decides: remove bundles (trilith upgrade remove)"
-                )
-            }
             Alarm::Storage { why } => {
                 write!(f, "this node can't keep what the set decides: {why}; mend its disk, then restart it")
             }

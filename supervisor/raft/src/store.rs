@@ -99,12 +99,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether there is only no room, for now.
-    pub(crate) fn full(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, StoreError::Io { error, .. } if matches!(error.kind(), StorageFull | QuotaExceeded))
-    }
-
     fn of(file: &Path, offset: u64, fault: Fault) -> StoreError {
         match fault {
             Fault::Damaged(what) => StoreError::Damaged { file: file.into(), offset, what },

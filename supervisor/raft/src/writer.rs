@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, RaftLogReader, StorageIOError};
@@ -24,16 +22,12 @@ pub const MAX_BATCH: u64 = 1024 * 1024;
 const QUEUE: usize = 64;
 /// Stack of the writing thread, in bytes. The supervisor locks all its memory; JSON of a state needs little.
 const STACK: usize = 256 * 1024;
-/// How often a full disk is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
 
 /// The log in memory, and the way to the disk.
 #[derive(Clone, Debug)]
 pub struct Writer {
     mirror: Arc<Mutex<Mirror>>,
     jobs: mpsc::Sender<Job>,
-    /// Nobody waits any more for a disk that is full.
-    closing: Arc<AtomicBool>,
 }
 
 /// What the disk holds, or will hold once the jobs under way are done.
@@ -45,8 +39,6 @@ struct Mirror {
     entries: BTreeMap<u64, Entry>,
     /// Length of the log file.
     bytes: u64,
-    /// The disk's words while it is full.
-    full: Option<String>,
 }
 
 enum Job {
@@ -77,20 +69,17 @@ impl Writer {
     pub(crate) fn start(store: Store, held: crate::store::log::Content) -> io::Result<Writer> {
         let crate::store::log::Content { base, vote, committed, entries } = held;
         let entries = entries.into_iter().map(|entry| (entry.log_id.index, entry)).collect();
-        let mirror =
-            Arc::new(Mutex::new(Mirror { base, vote, committed, entries, bytes: store.log_bytes(), full: None }));
+        let mirror = Arc::new(Mutex::new(Mirror { base, vote, committed, entries, bytes: store.log_bytes() }));
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let closing = Arc::new(AtomicBool::new(false));
-        let of_thread = (mirror.clone(), closing.clone());
+        let of_thread = mirror.clone();
         let thread = std::thread::Builder::new().name("raft disk".to_owned()).stack_size(STACK);
-        thread.spawn(move || write(store, queue, &of_thread.0, &of_thread.1))?;
-        Ok(Writer { mirror, jobs, closing })
+        thread.spawn(move || write(store, queue, &of_thread))?;
+        Ok(Writer { mirror, jobs })
     }
 
     /// Waits for all jobs, and closes the store: the thread ends, and the files may be opened again.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        self.closing.store(true, Ordering::Release);
         if self.jobs.send(Job::Close(done)).await.is_ok() {
             let _ = closed.await;
         }
@@ -99,11 +88,6 @@ impl Writer {
     /// Length of the log file in bytes.
     pub fn log_bytes(&self) -> u64 {
         self.mirror().bytes
-    }
-
-    /// The disk's words while it is full, and what was to be written waits for room.
-    pub fn full(&self) -> Option<String> {
-        self.mirror().full.clone()
     }
 
     /// The last entry of the log, or what it starts behind.
@@ -138,30 +122,20 @@ impl Mirror {
     }
 }
 
-/// The thread. After an error it does nothing any more: what the disk holds is then uncertain until it is opened again. But a disk that
-/// is full is one that takes its time: all that a job writes is written once more, until there is room for it.
-fn write(mut store: Store, mut queue: mpsc::Receiver<Job>, mirror: &Mutex<Mirror>, closing: &AtomicBool) {
+/// The thread. After an error it does nothing any more: what the disk holds is then uncertain until it is opened again.
+fn write(mut store: Store, mut queue: mpsc::Receiver<Job>, mirror: &Mutex<Mirror>) {
     let mut broken: Option<String> = None;
-    let mirror = || mirror.lock().unwrap_or_else(PoisonError::into_inner);
     // A snapshot that is being built may be overtaken by a later one from the leader, which the log already begins behind.
-    let mut newest = mirror().base;
+    let mut newest = mirror.lock().unwrap_or_else(PoisonError::into_inner).base;
     while let Some(job) = queue.blocking_recv() {
         let mut run = |act: &mut dyn FnMut(&mut Store) -> Result<(), StoreError>| {
             if let Some(why) = &broken {
                 return Err(why.clone());
             }
-            loop {
-                let done = act(&mut store);
-                let full = done.as_ref().err().filter(|error| error.full() && !closing.load(Ordering::Acquire));
-                mirror().full = full.map(ToString::to_string);
-                if full.is_none() {
-                    return done.map_err(|error| {
-                        tracing::error!("set: {error}");
-                        broken.insert(error.to_string()).clone()
-                    });
-                }
-                std::thread::sleep(AGAIN);
-            }
+            act(&mut store).map_err(|error| {
+                tracing::error!("set: {error}");
+                broken.insert(error.to_string()).clone()
+            })
         };
         match job {
             Job::Append(entries, flushed) => {
@@ -189,7 +163,7 @@ fn write(mut store: Store, mut queue: mpsc::Receiver<Job>, mirror: &Mutex<Mirror
                 return;
             }
         }
-        mirror().bytes = store.log_bytes();
+        mirror.lock().unwrap_or_else(PoisonError::into_inner).bytes = store.log_bytes();
     }
 }
 

@@ -63,11 +63,12 @@ impl Alarm {
     pub async fn rings(&mut self) -> Result<()> {
         loop {
             self.timer.readable().await.context("timerfd")?.clear_ready();
-            // The clock says what reading the timer would: epoll tells of each ringing once, read or not, and it is set next. (Otherwise
-            // it was set anew after it had rung.)
-            if self.set_for.is_some_and(|when| when <= Instant::now()) {
-                self.set_for = None;
-                return Ok(());
+            // The clock says what reading the timer would: epoll tells of each ringing once, read or not, and it is set next.
+            match self.set_for.take() {
+                Some(when) if when <= Instant::now() => return Ok(()),
+                // It was set anew after it had rung, or rang early by another clock's word.
+                Some(when) => self.set(when)?,
+                None => {}
             }
         }
     }

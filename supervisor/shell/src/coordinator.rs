@@ -23,6 +23,7 @@ use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
+use trilith_core::config::Service;
 use trilith_core::plant::Planted;
 use trilith_core::rollout::{Agent, Sight};
 use trilith_core::set::State;
@@ -49,6 +50,8 @@ use sight::World;
 const BUSY: Duration = Duration::from_millis(500);
 /// How often it is looked at otherwise: for the table of nodes.
 const CALM: Duration = Duration::from_secs(5);
+/// How long units that systemd starts with this one may take to unpack an image.
+const SETTLED: Duration = Duration::from_secs(60);
 /// What the names of its notices begin with.
 const NOTICE: &str = "coordinator-";
 /// Connections of peers that wait to be served.
@@ -100,7 +103,9 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
         world.own.node.generation = healthy.generation;
         world.own.job = deeds.job();
         let now = Time(begun.elapsed().as_micros() as u64);
-        tell(&healthy, &state, &name, &mut world, deeds.busy());
+        // At the start images may still be unpacked, in a deed a service may be on its way to another version.
+        let settled = begun.elapsed() > SETTLED && !deeds.busy();
+        tell(&healthy, &state, &name, &mut world, settings.services.iter().filter(|_| settled));
         if knows {
             let sight = sight_of(&world, &state, &healthy, replica.is_leader());
             for act in agent.step(now, &sight) {
@@ -139,17 +144,24 @@ fn sight_of<'a>(world: &'a World, state: &'a State, health: &trilith_raft::Healt
     Sight { state, leads, quorum, utc: world.utc(), nodes: &world.nodes, own: &world.own }
 }
 
-/// What an operator should know becomes alarms of `trilith status` and the console, on every node. `busy`: a service may be on its way
-/// to another version.
-fn tell(health: &trilith_raft::Health, state: &State, me: &str, world: &mut World, busy: bool) {
+/// What an operator should know becomes alarms of `trilith status` and the console, on every node. `services`: those that
+/// must run in the version that this node was brought to.
+fn tell<'a>(
+    health: &trilith_raft::Health,
+    state: &State,
+    me: &str,
+    world: &mut World,
+    services: impl Iterator<Item = &'a Service>,
+) {
     let mut alarms: Vec<String> = health.alarms.iter().map(ToString::to_string).collect();
     alarms.extend(server::concern(state));
     let fallback = state.nodes.get(me).and_then(|node| node.fallback.as_ref());
     alarms.extend(
         fallback.map(|fallback| format!("this node went back from version {}: {}", fallback.version, fallback.reason)),
     );
-    let services = world.record.services.iter().filter(|_| !busy);
-    alarms.extend(services.filter_map(|(name, version)| crate::service::ails(name, *version)));
+    let brought = services.filter(|service| service.unit.is_some());
+    let brought = brought.filter_map(|service| Some((&service.name, world.record.services.get(&service.name)?)));
+    alarms.extend(brought.filter_map(|(name, version)| crate::service::ails(name, *version)));
     if alarms == world.told {
         return;
     }

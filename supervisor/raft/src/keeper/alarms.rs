@@ -51,7 +51,6 @@ impl Keeper {
         if let Some(what) = progress.stuck {
             health.alarms.push(Alarm::Newer { what });
         }
-        health.alarms.extend(active.writer.full().map(|why| Alarm::Full { why }));
         if let Err(why) = metrics.running_state {
             health.alarms.push(Alarm::Storage { why: why.to_string() });
         }

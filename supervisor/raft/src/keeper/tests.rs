@@ -411,29 +411,6 @@ async fn a_log_that_has_become_a_snapshot_brings_a_new_node_up_and_is_read_at_th
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_full_disk_is_waited_for_and_costs_neither_what_was_decided_nor_a_restart() {
-    let cluster = Cluster::formed("full", 3).await;
-    let snapshot = cluster.directory(0).join("current/snapshot");
-    let beside = snapshot.with_extension("new");
-    // The device that is always full, where the next snapshot is to be written.
-    std::os::unix::fs::symlink("/dev/full", &beside).unwrap();
-    let mut config = 0;
-    let full = || cluster.health(0).alarms.iter().any(|alarm| matches!(alarm, Alarm::Full { .. }));
-    while !full() {
-        config += 1;
-        assert!(config < 3 * crate::COMPACT_ENTRIES, "no snapshot was tried");
-        cluster.note(1, config).await;
-    }
-    cluster.note(2, config + 1).await;
-    std::fs::remove_file(&beside).unwrap();
-    cluster.whole().await;
-    cluster.all_see(config + 1).await;
-    assert!(snapshot.exists());
-    // It has a part in decisions again, too.
-    cluster.note(0, config + 2).await;
-}
-
-#[tokio::test(flavor = "current_thread")]
 async fn a_request_that_only_a_later_version_knows_stops_this_ones_state_but_not_the_set() {
     let mut cluster = Cluster::formed("newer", 3).await;
     cluster.note(0, 1).await;

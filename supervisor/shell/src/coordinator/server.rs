@@ -284,15 +284,6 @@ async fn upload(
         let room = room();
         let admit = |verified: &Verified| {
             let manifest = verified.manifest();
-            let id = verified.id().to_string();
-            let known = state.bundles.get(&manifest.release()).is_none_or(|known| known.manifest == id);
-            // A build of before that the set does not know any more is in its way. (A service may run from there.)
-            if known
-                && manifest.service.is_none()
-                && let Err(why) = forget_another(&manifest.release(), &id)
-            {
-                warn!("bundle {}: {why}", manifest.release());
-            }
             let ban = state.bans.get(&manifest.release());
             verified.admit(&Context {
                 product: PRODUCT,
@@ -301,7 +292,17 @@ async fn upload(
                 banned: ban.map(|ban| ban.reason.as_str()),
                 room,
                 now: Some(now),
-            })
+            })?;
+            let (release, id) = (manifest.release(), verified.id().to_string());
+            let known = replica.state().borrow().bundles.get(&release).is_none_or(|known| known.manifest == id);
+            // A build of before that the set does not know any more is in its way. (A service may run from there.)
+            if known
+                && manifest.service.is_none()
+                && let Err(why) = forget_another(&release, &id)
+            {
+                warn!("bundle {release}: {why}");
+            }
+            Ok(())
         };
         let received = transfer::receive(stream, None, &store, &keys, admit, have(), |_| ()).await?;
         let source = store.get(&received.release)?;

@@ -73,6 +73,11 @@ pub enum Alarm {
         /// What.
         what: String,
     },
+    /// The disk has no room to hold back for what must be kept.
+    Full {
+        /// What is found.
+        why: String,
+    },
     /// The disk does not take what must be kept: this node has no part in the set until it is restarted.
     Storage {
         /// The words of whoever failed.
@@ -128,6 +133,11 @@ impl fmt::Display for Alarm {
                 f,
                 "the set is newer than this node, which does not understand {what}: its state stands still there until it \
                  is upgraded"
+            ),
+            Alarm::Full { why } => write!(
+                f,
+                "the disk of this node is nearly full ({why}): what the set decides has only that room left. Remove versions \
+                 that are not needed (`trilith upgrade remove`) and what services have left there, or enlarge the disk"
             ),
             Alarm::Storage { why } => {
                 write!(f, "this node can't keep what the set decides: {why}; mend its disk, then restart it")

@@ -142,6 +142,9 @@ impl Keeper {
                     self.keep_members(active, &greetings).await;
                 }
                 self.compact(active).await;
+                if active.writer.short().is_some() {
+                    active.writer.hold_room();
+                }
             }
         }
         if active.is_none_or(|active| active.leader().is_some()) {

@@ -5,6 +5,7 @@
 //! raft/current/log        entries and vote                           (log.rs)
 //! raft/current/snapshot   the state that the log starts from
 //! raft/new/               the next `current`, while it is made
+//! raft/reserve            room for when the disk is full             (reserve.rs)
 //! raft/replaced/          the `current` before this one, after the node was replaced or the set recovered
 //! ```
 //!
@@ -21,12 +22,15 @@ use serde::{Deserialize, Serialize};
 
 pub mod log;
 mod medium;
+mod reserve;
 pub mod sealed;
 #[cfg(test)]
 mod tests;
 
 use crate::types::{Entry, Image, LogId, RaftId, SnapshotMeta, Vote};
 use log::{Content, Log};
+pub use reserve::RESERVE;
+use reserve::Reserve;
 use sealed::Fault;
 
 /// The longest snapshot, in bytes.
@@ -130,11 +134,19 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
+impl StoreError {
+    /// It failed only because the disk is full.
+    fn is_full(&self) -> bool {
+        matches!(self, StoreError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull)
+    }
+}
+
 /// The open store. Its methods return when what they did is durable, and take as long as the disk does.
 #[derive(Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
     log: Log,
+    reserve: Reserve,
 }
 
 /// What an open store held.
@@ -203,37 +215,38 @@ impl Store {
             let what = format!("the log begins with entry {begin}, but its snapshot {end}");
             return Err(StoreError::Damaged { file: folder.join(SNAPSHOT), offset: 0, what });
         }
-        Ok((Store { folder, log }, Loaded { identity, content, snapshot }))
+        let reserve = Reserve::in_folder(folder.parent().unwrap_or(&folder));
+        Ok((Store { folder, log, reserve }, Loaded { identity, content, snapshot }))
+    }
+
+    /// Holds room back for when the disk is full, unless that was done. Why it can't be; `None`: it is.
+    pub fn hold_room(&mut self) -> Option<String> {
+        self.reserve.hold().err().map(|error| error.to_string())
     }
 
     /// Appends entries to the log.
-    pub fn append<'a>(&mut self, entries: impl IntoIterator<Item = &'a Entry>) -> Result<(), StoreError> {
-        let file = self.folder.join(LOG);
-        self.log.append(entries).map_err(failed("appending to", &file))
+    pub fn append(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        self.keep("appending to", |log| log.append(entries))
     }
 
     /// Drops the entry `index` and all behind it.
     pub fn truncate(&mut self, index: u64) -> Result<(), StoreError> {
-        let file = self.folder.join(LOG);
-        self.log.truncate(index).map_err(failed("truncating", &file))
+        self.keep("truncating", |log| log.truncate(index))
     }
 
     /// Drops all entries up to `upto`, which a snapshot holds.
     pub fn purge(&mut self, upto: LogId) -> Result<(), StoreError> {
-        let file = self.folder.join(LOG);
-        self.log.purge(upto).map_err(failed("compacting", &file))
+        self.keep("compacting", |log| log.purge(upto))
     }
 
     /// Keeps the vote.
     pub fn save_vote(&mut self, vote: Vote) -> Result<(), StoreError> {
-        let file = self.folder.join(LOG);
-        self.log.save_vote(vote).map_err(failed("writing the vote to", &file))
+        self.keep("writing the vote to", |log| log.save_vote(vote))
     }
 
     /// Keeps how far the log is known to be committed.
     pub fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StoreError> {
-        let file = self.folder.join(LOG);
-        self.log.save_committed(committed).map_err(failed("writing the committed end to", &file))
+        self.keep("writing the committed end to", |log| log.save_committed(committed))
     }
 
     /// Replaces the snapshot. One of more than [`MAX_SNAPSHOT`] bytes is refused: it could not be read again.
@@ -244,7 +257,24 @@ impl Store {
             let error = io::Error::other(format!("it has {length} bytes, more than {MAX_SNAPSHOT}"));
             return Err(failed("writing", &file)(error));
         }
-        write(&file, "snapshot", &Kept::of(&(meta.clone(), image.clone())))
+        let kept = Kept::of(&(meta.clone(), image.clone()));
+        self.in_the_reserve(|_| write(&file, "snapshot", &kept))
+    }
+
+    fn keep(&mut self, doing: &'static str, mut act: impl FnMut(&mut Log) -> io::Result<()>) -> Result<(), StoreError> {
+        let file = self.folder.join(LOG);
+        self.in_the_reserve(|store| act(&mut store.log).map_err(failed(doing, &file)))
+    }
+
+    /// Does it; if the disk is full, once more in the room that was held back for that. What is done must bear to be done again.
+    fn in_the_reserve(&mut self, mut act: impl FnMut(&mut Store) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        match act(self) {
+            Err(error) if error.is_full() && self.reserve.spend() => {
+                tracing::warn!("set: {error}: it is done again in the room that was held back");
+                act(self)
+            }
+            done => done,
+        }
     }
 
     /// Length of the log in bytes.

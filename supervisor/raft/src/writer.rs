@@ -39,11 +39,15 @@ struct Mirror {
     entries: BTreeMap<u64, Entry>,
     /// Length of the log file.
     bytes: u64,
+    /// Why no room is held back for when the disk is full; `None`: it is.
+    short: Option<String>,
 }
 
 enum Job {
     Append(Vec<Entry>, LogFlushed<Types>),
     Act(Act, oneshot::Sender<Result<(), String>>),
+    /// Look again whether there is room to hold back; done after each job.
+    HoldRoom,
     Close(oneshot::Sender<()>),
 }
 
@@ -66,10 +70,11 @@ impl Writer {
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub(crate) fn start(store: Store, held: crate::store::log::Content) -> io::Result<Writer> {
+    pub(crate) fn start(mut store: Store, held: crate::store::log::Content) -> io::Result<Writer> {
         let crate::store::log::Content { base, vote, committed, entries } = held;
         let entries = entries.into_iter().map(|entry| (entry.log_id.index, entry)).collect();
-        let mirror = Arc::new(Mutex::new(Mirror { base, vote, committed, entries, bytes: store.log_bytes() }));
+        let (bytes, short) = (store.log_bytes(), store.hold_room());
+        let mirror = Arc::new(Mutex::new(Mirror { base, vote, committed, entries, bytes, short }));
         let (jobs, queue) = mpsc::channel(QUEUE);
         let of_thread = mirror.clone();
         let thread = std::thread::Builder::new().name("raft disk".to_owned()).stack_size(STACK);
@@ -88,6 +93,17 @@ impl Writer {
     /// Length of the log file in bytes.
     pub fn log_bytes(&self) -> u64 {
         self.mirror().bytes
+    }
+
+    /// Why no room is held back for when the disk is full; `None`: it is.
+    pub fn short(&self) -> Option<String> {
+        self.mirror().short.clone()
+    }
+
+    /// Has the thread look whether there is room to hold back again.
+    pub fn hold_room(&self) {
+        // A full queue is as good: each job ends with this look.
+        let _ = self.jobs.try_send(Job::HoldRoom);
     }
 
     /// The last entry of the log, or what it starts behind.
@@ -157,13 +173,16 @@ fn write(mut store: Store, mut queue: mpsc::Receiver<Job>, mirror: &Mutex<Mirror
                 // Whoever asked may have been cancelled.
                 let _ = done.send(result);
             }
+            Job::HoldRoom => {}
             Job::Close(done) => {
                 drop(store);
                 let _ = done.send(());
                 return;
             }
         }
-        mirror.lock().unwrap_or_else(PoisonError::into_inner).bytes = store.log_bytes();
+        let (bytes, short) = (store.log_bytes(), store.hold_room());
+        let mut mirror = mirror.lock().unwrap_or_else(PoisonError::into_inner);
+        (mirror.bytes, mirror.short) = (bytes, short);
     }
 }
 

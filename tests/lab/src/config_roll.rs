@@ -356,7 +356,7 @@ impl Drop for Scratch {
 
 const NODES: usize = crate::set::NODES.len();
 /// Where a node keeps its document.
-const DOCUMENT_FILE: &str = "/var/lib/trilith/set.toml";
+pub const DOCUMENT_FILE: &str = "/var/lib/trilith/set.toml";
 /// From the last node's start until the set has founded itself.
 const READY: Duration = Duration::from_secs(60);
 /// Until a node takes an order.

@@ -7,6 +7,8 @@
 
 mod lab;
 
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,7 +19,7 @@ use nix::unistd::Pid;
 use trilith_core::set::Outcome;
 use trilith_lab::bench::{Flows, VIPS, at_home, forged, holders, settle, until};
 use trilith_lab::config_roll::document::{Change, Fate};
-use trilith_lab::config_roll::{agreed, carry_out, feed, shown};
+use trilith_lab::config_roll::{DOCUMENT_FILE, agreed, carry_out, feed, shown};
 use trilith_lab::lab::{Lab, NODES, VIP, VIP6};
 use trilith_lab::load::{
     ArpWatch, ArpWatchOptions, Established, EstablishedOptions, KeepAlive, KeepAliveOptions, Steady, SteadyOptions,
@@ -292,6 +294,20 @@ fn a_node_whose_disk_was_lost_is_given_its_place_again() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and the root tree"]
+fn a_node_whose_disk_is_full_still_decides_with_the_others() -> Result<()> {
+    with_lab(|lab| {
+        agreed(lab)?;
+        let c = lab.node("c")?;
+        move_raft(c, &["mount", "-t", "tmpfs", "-o", "size=40m,mode=700", "raft", RAFT])?;
+        let seen = full_disk(lab, c);
+        move_raft(c, &["umount", RAFT])?;
+        seen?;
+        agreed(lab)
+    })
+}
+
+#[test]
+#[ignore = "needs root and the root tree"]
 fn a_certificate_is_served_and_renewed_by_a_haproxy_that_may_not_read_the_state() -> Result<()> {
     with_lab(|lab| {
         agreed(lab)?;
@@ -496,6 +512,49 @@ fn fault(lab: &Lab, owner: &'static str, deed: impl FnOnce(&Node) -> Result<()>)
     Ok(())
 }
 
+/// Gives what the coordinator keeps another disk.
+fn move_raft(node: &Node, command: &[&str]) -> Result<()> {
+    let aside = "/run/raft";
+    node.run("systemctl", &["stop", "trilith-coordinator.service"])?;
+    node.run("cp", &["--archive", RAFT, aside])?;
+    node.run(command[0], &command[1..])?;
+    node.run("find", &[RAFT, "-mindepth", "1", "-delete"])?;
+    node.run("cp", &["--archive", &format!("{aside}/."), RAFT])?;
+    node.run("rm", &["--recursive", aside])?;
+    node.run("systemctl", &["start", "--no-block", "trilith-coordinator.service"]).map(drop)
+}
+
+/// Fills the small disk of what a node keeps, has the set decide until that needs the room that is held back, and makes room again.
+fn full_disk(lab: &Lab, node: &Node) -> Result<()> {
+    let file = |name: &str| Ok::<_, anyhow::Error>(node.path(RAFT)?.join(name));
+    let held = || Ok::<_, anyhow::Error>(fs::metadata(file("reserve")?)?.len());
+    let warned = || shown(node).is_ok_and(|shown| shown.alarms.iter().any(|alarm| alarm.contains("nearly full")));
+    wait_until("room that is held back", SOON, || held().is_ok_and(|bytes| bytes > 0))?;
+    agreed(lab)?;
+    ensure!(!warned(), "an alarm, although there is room");
+    let mut filler = File::create(file("filler")?)?;
+    let full = loop {
+        if let Err(error) = filler.write_all(&[0; 4096]) {
+            break error;
+        }
+    };
+    ensure!(full.kind() == ErrorKind::StorageFull, "{full}");
+    // Changes of a deadline, which are taken without delay.
+    for number in [0, 4, 7, 10] {
+        let change = Change::of(number, DOCUMENT);
+        let (past, _) = carry_out(lab, lab.node("a")?, &change)?;
+        ensure!(past.outcome == Outcome::Done, "{}: {}", change.what, past.outcome);
+        ensure!(fs::read_to_string(node.path(DOCUMENT_FILE)?)? == change.text, "a full node without {}", change.what);
+    }
+    ensure!(held()? == 0, "the room that is held back was not needed");
+    wait_until("an alarm", SOON, warned)?;
+    fs::remove_file(file("filler")?)?;
+    wait_until("room that is held back again, and no alarm", SOON, || {
+        held().is_ok_and(|bytes| bytes > 0) && shown(node).is_ok_and(|shown| shown.alarms.is_empty())
+    })
+    .map(drop)
+}
+
 /// A certificate of a day, with its key.
 fn certificate(name: &str) -> Result<String> {
     let subject = format!("/CN={name}");
@@ -532,6 +591,8 @@ fn says(node: &Node, args: &[&str], code: i32, word: &str) -> Result<()> {
     Ok(())
 }
 
+/// What the coordinator keeps.
+const RAFT: &str = "/var/lib/trilith/raft";
 /// A service with TLS, for the end of the document.
 const SECURE: &str = "
 [[service]]

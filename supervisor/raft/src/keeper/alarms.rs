@@ -54,6 +54,9 @@ impl Keeper {
         if let Err(why) = metrics.running_state {
             health.alarms.push(Alarm::Storage { why: why.to_string() });
         }
+        if let Some(why) = active.writer.short() {
+            health.alarms.push(Alarm::Full { why });
+        }
         let empty = self.empty_voters(&standing, greetings);
         match self.majority_lost(&standing, &empty, Some(&standing), greetings) {
             Some(alarm) => health.alarms.push(alarm),

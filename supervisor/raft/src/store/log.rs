@@ -64,7 +64,8 @@ pub fn read(bytes: &[u8]) -> Result<Content, (u64, Fault)> {
     parse(bytes).map(|log| log.content)
 }
 
-/// The open log file. Every method returns only when what it did is durable; after an error nothing more may be done with it.
+/// The open log file. Every method returns only when what it did is durable. One that failed for lack of room may be called again;
+/// after another error nothing more may be done.
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
@@ -112,7 +113,7 @@ impl Log {
     }
 
     /// Appends entries.
-    pub fn append<'a>(&mut self, entries: impl IntoIterator<Item = &'a Entry>) -> io::Result<()> {
+    pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
         let mut mark = self.last_mark();
         let from = mark.end;
         let mut bytes = Vec::new();
@@ -134,8 +135,9 @@ impl Log {
         }
         medium::write_at(&self.file, &self.path, from, &bytes)?;
         medium::sync(&self.file, &self.path)?;
+        let known = self.marks.len();
         self.marks.extend(marks);
-        self.acknowledge()
+        self.acknowledge().inspect_err(|_| self.marks.truncate(known))
     }
 
     /// Drops the entry `index` and all behind it.
@@ -187,9 +189,8 @@ impl Log {
         let target = 1 - self.durable;
         medium::write_at(&self.file, &self.path, HEADS[target], &head)?;
         medium::sync(&self.file, &self.path)?;
-        medium::write_at(&self.file, &self.path, HEADS[self.durable], &head)?;
         self.durable = target;
-        Ok(())
+        medium::write_at(&self.file, &self.path, HEADS[1 - target], &head)
     }
 
     /// Writes a whole log beside the old one, then puts it into its place.

@@ -16,7 +16,13 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
 /// Writes `bytes` at `offset`.
 pub(super) fn write_at(file: &File, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
     #[cfg(test)]
-    trace::note(trace::Op::Write { path: path.into(), offset, bytes: bytes.into() });
+    {
+        trace::note(trace::Op::Write { path: path.into(), offset, bytes: bytes.into() });
+        if trace::is_full() {
+            file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+    }
     let _ = path;
     file.write_all_at(bytes, offset)
 }
@@ -46,7 +52,7 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
 /// What was done to the files, in order.
 #[cfg(test)]
 pub(super) mod trace {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::path::PathBuf;
 
     /// One deed.
@@ -61,6 +67,19 @@ pub(super) mod trace {
 
     thread_local! {
         static OPS: RefCell<Option<Vec<Op>>> = const { RefCell::new(None) };
+        static ROOM: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    /// From now on there is room for so many writes, and then, once, for half of one; `None`: for all.
+    pub fn fill(room: Option<usize>) {
+        ROOM.set(room);
+    }
+
+    /// Whether there is no room for this write.
+    pub fn is_full() -> bool {
+        let room = ROOM.get();
+        ROOM.set(room.and_then(|room| room.checked_sub(1)));
+        room == Some(0)
     }
 
     pub fn note(op: Op) {

@@ -49,31 +49,36 @@ fn identity(set: &str) -> Identity {
 fn live(directory: &Path, mut done: impl FnMut()) {
     let (mut store, _) = create(directory, &identity("one"), None).unwrap();
     done();
-    let mut step = |store: &mut Store, act: &dyn Fn(&mut Store) -> Result<(), StoreError>| {
-        act(store).unwrap();
-        done();
-    };
-    step(&mut store, &|store| store.save_vote(Vote::new(1, 0)));
-    step(&mut store, &|store| store.append(&[entry(1, 0)]));
-    step(&mut store, &|store| store.append(&[entry(1, 1), entry(1, 2), entry(1, 3)]));
-    step(&mut store, &|store| store.save_committed(Some(log_id(1, 1))));
-    step(&mut store, &|store| store.save_vote(Vote::new_committed(2, 9)));
-    // Another leader's entries take the place of those that were not committed, one of them longer, one shorter.
-    step(&mut store, &|store| store.truncate(2));
-    step(&mut store, &|store| store.append(&[entry(2, 2), entry(2, 3)]));
-    step(&mut store, &|store| store.save_committed(Some(log_id(2, 3))));
-    step(&mut store, &|store| store.save_snapshot(&image(2).0, &image(2).1));
-    step(&mut store, &|store| store.purge(log_id(2, 2)));
-    step(&mut store, &|store| store.append(&[entry(2, 4)]));
-    // A snapshot of the leader goes beyond all that is here.
-    step(&mut store, &|store| store.save_snapshot(&image(9).0, &image(9).1));
-    step(&mut store, &|store| store.purge(log_id(2, 9)));
-    step(&mut store, &|store| store.append(&[entry(3, 10)]));
+    work(&mut store, &mut done);
     drop(store);
     // The node is replaced, or the set recovered.
     let seed = Seed { base: log_id(2, 11), vote: Vote::new(3, 17), snapshot: image(11) };
     create(directory, &identity("two"), Some(seed)).unwrap();
     done();
+}
+
+/// Does all that an open store can do.
+fn work(store: &mut Store, mut done: impl FnMut()) {
+    let mut step = |act: &dyn Fn(&mut Store) -> Result<(), StoreError>| {
+        act(store).unwrap();
+        done();
+    };
+    step(&|store| store.save_vote(Vote::new(1, 0)));
+    step(&|store| store.append(&[entry(1, 0)]));
+    step(&|store| store.append(&[entry(1, 1), entry(1, 2), entry(1, 3)]));
+    step(&|store| store.save_committed(Some(log_id(1, 1))));
+    step(&|store| store.save_vote(Vote::new_committed(2, 9)));
+    // Another leader's entries take the place of those that were not committed, one of them longer, one shorter.
+    step(&|store| store.truncate(2));
+    step(&|store| store.append(&[entry(2, 2), entry(2, 3)]));
+    step(&|store| store.save_committed(Some(log_id(2, 3))));
+    step(&|store| store.save_snapshot(&image(2).0, &image(2).1));
+    step(&|store| store.purge(log_id(2, 2)));
+    step(&|store| store.append(&[entry(2, 4)]));
+    // A snapshot of the leader goes beyond all that is here.
+    step(&|store| store.save_snapshot(&image(9).0, &image(9).1));
+    step(&|store| store.purge(log_id(2, 9)));
+    step(&|store| store.append(&[entry(3, 10)]));
 }
 
 /// The files as a power cut leaves them.
@@ -238,6 +243,61 @@ fn a_power_cut_at_any_byte_leaves_what_was_acknowledged_or_what_was_being_writte
     }
     assert!(cuts > 5_000, "{cuts} cuts");
     println!("{cuts} cuts");
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_write_ends_nothing_while_room_is_held_back() {
+    let folder = Folder::new("full");
+    // What the files hold after each step, and whether the room was needed.
+    let run = |room: Option<usize>| {
+        let directory = folder.path().join(format!("raft-{room:?}"));
+        let (mut store, _) = create(&directory, &identity("one"), None).unwrap();
+        assert_eq!(store.hold_room(), None);
+        trace::fill(room);
+        let mut steps = vec![];
+        work(&mut store, || {
+            let log = log::read(&fs::read(directory.join(CURRENT).join(LOG)).unwrap()).unwrap();
+            steps.push((log, fs::read(directory.join(CURRENT).join(SNAPSHOT)).ok()));
+        });
+        trace::fill(None);
+        drop(store);
+        let spent = fs::metadata(directory.join("reserve")).unwrap().len() == 0;
+        (steps, opened(&directory).unwrap(), spent)
+    };
+    let (steps, kept, spent) = run(None);
+    assert!(!spent);
+    for room in 0.. {
+        let (found_steps, found, spent) = run(Some(room));
+        assert_eq!((found_steps, found), (steps.clone(), kept.clone()), "full after {room} writes");
+        if !spent {
+            assert!(room > 25, "{room} writes");
+            break;
+        }
+    }
+}
+
+#[test]
+fn room_that_is_used_up_is_missed_and_held_back_again() {
+    let folder = Folder::new("used-up");
+    let directory = folder.path().join("raft");
+    let (mut store, _) = create(&directory, &identity("one"), None).unwrap();
+    let reserve = directory.join("reserve");
+    assert_eq!(store.hold_room(), None);
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE);
+    trace::fill(Some(0));
+    store.append(&[entry(1, 0)]).unwrap();
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), 0);
+    trace::fill(Some(0));
+    let error = store.append(&[entry(1, 1)]).unwrap_err();
+    assert!(error.is_full(), "{error}");
+    assert_eq!(store.hold_room(), None);
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), RESERVE);
+    // A store that is opened again finds it.
+    drop(store);
+    let (mut store, _) = open(&directory).unwrap().unwrap();
+    assert_eq!(store.hold_room(), None);
+    trace::fill(Some(0));
+    store.append(&[entry(1, 1)]).unwrap();
 }
 
 #[test]

@@ -6,8 +6,8 @@
 //!
 //! The ESP is FAT, where a rename is no atomic act. It writes the new name and strikes out the old one in the sectors of one
 //! directory, which reach the disk in any order: a power cut may leave one of the names, both, or none, or the new one without its
-//! long form, under which the boot loader does not count tries. All five leave the old system or the new one to be started,
-//! complete: the content was flushed before with its cluster chain (fsync of a file on vfat writes the whole allocation table),
+//! long form, under which the boot loader does not count tries, or without its content. All six leave the old system or the new one
+//! to be started, complete: the content was flushed before with its cluster chain (fsync of a file on vfat writes the whole allocation table),
 //! and the old system's entry is not touched by it. What is lost at worst is the rename. (`slot/tests.rs` cuts at every write.)
 
 use std::io;
@@ -82,7 +82,7 @@ pub trait Disk {
     /// # Errors
     /// The ESP is full or fails.
     fn write_file(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
-    /// Waits until a file's content is on the medium.
+    /// Waits until a file's content is on the medium, and that its name leads to it.
     ///
     /// # Errors
     /// The ESP fails.
@@ -140,10 +140,17 @@ pub fn observe(disk: &mut impl Disk, running: Slot, root: Hash) -> Result<Slots,
     let names = disk.names().map_err(Failure::io("EFI/Linux of the ESP cannot be read"))?;
     for file in names {
         let bytes = disk.read_file(&file, MAX_UKI + 1);
+        let empty = bytes.as_ref().is_ok_and(Vec::is_empty);
         let image = bytes.ok().and_then(|bytes| Uki::open(&bytes).ok()).map(|uki| uki.image);
-        slots.add(Entry { file, image });
+        note(&mut slots, Entry { file, image }, empty);
     }
     Ok(slots)
+}
+
+/// Notes a file of the boot loader's directory. systemd-boot passes over one that is empty: it has no sections to read
+/// (boot.c, `boot_entry_add_type2()`).
+fn note(slots: &mut Slots, entry: Entry, empty: bool) {
+    if empty { slots.leftovers.push(entry) } else { slots.add(entry) }
 }
 
 fn claimed(disk: &mut impl Disk, slot: Slot) -> Option<Hash> {
@@ -243,7 +250,10 @@ fn take(
             let uki = Uki::open(&bytes).map_err(|what| Failure::BadMedium { what: format!("{from}: it {what}") })?;
             write_uki(disk, to, &bytes, uki.image)
         }
-        Step::Rename { from, to } => disk.rename(from, to).and_then(|()| disk.flush_names()).map_err(failed()),
+        // vfat gives the new name its content only when the file itself is written: until then it is that of an empty one.
+        Step::Rename { from, to } => {
+            disk.rename(from, to).and_then(|()| disk.flush_file(to)).and_then(|()| disk.flush_names()).map_err(failed())
+        }
     }
 }
 

@@ -115,7 +115,7 @@ impl State {
     pub fn apply(&mut self, request: &Request) -> Result<Reply, Refusal> {
         match &request.ask {
             Ask::Init { text } => self.init(text),
-            Ask::Report { node, report } => self.report(node, report),
+            Ask::Report { node, report } => self.report(request, node, report),
             Ask::Remove { node } => self.remove(request, node),
             Ask::AddBundle { release, bundle } => self.add_bundle(release, bundle),
             Ask::Hold { release, node, held } => self.hold(release, node, *held),
@@ -154,6 +154,18 @@ impl State {
             Some(trial) if self.rollout.as_ref().is_some_and(|rollout| rollout.wants_new(node)) => trial,
             _ => &self.config.good,
         }
+    }
+
+    /// Between rollouts: a node that runs another system than the last one that came to all nodes, and what to do.
+    pub fn stray(&self) -> Option<String> {
+        let done = |past: &&Past| matches!(past.kind, Kind::System { .. }) && past.outcome == Outcome::Done;
+        let last = self.history.iter().rev().find(done).filter(|_| self.rollout.is_none())?;
+        let Kind::System { version } = last.kind else { return None };
+        let (name, node) = self.nodes.iter().find(|(_, node)| node.running != version)?;
+        let running = node.running;
+        Some(format!(
+            "node {name} runs {running}, not {version} like the set: bring it there with: trilith upgrade start {version}"
+        ))
     }
 
     fn init(&mut self, text: &str) -> Result<Reply, Refusal> {

@@ -159,7 +159,8 @@ fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Re
 /// Pulls the plug and puts it back in. The machine must come up by itself, on the version that it had or on the new one.
 fn cut(trio: &Trio, victim: &Machine, doing: &'static str, version: &str, summary: &mut Summary) -> Result<()> {
     let name = victim.name();
-    let old = state(trio)?["state"]["rollout"]["nodes"][name]["from"].as_str().unwrap_or_default().to_owned();
+    let part = state(trio)?["state"]["rollout"]["nodes"][name].clone();
+    let old = part["from"].as_str().unwrap_or_default().to_owned();
     victim.power_cut()?;
     victim.power_on()?;
     let mut running = String::new();
@@ -172,6 +173,8 @@ fn cut(trio: &Trio, victim: &Machine, doing: &'static str, version: &str, summar
     .with_context(|| victim.last_words())?;
     say(&format!("  cut while {doing}: {name} is back with {running}"));
     ensure!(running == old || running == version, "{name} came up with {running}, not {old} or {version}");
+    // The set was told that it is blessed there.
+    ensure!(part["new"] != true || running == version, "{name} had {version} for good, and came up with {running}");
     *summary.cuts.entry(doing).or_default() += 1;
     *summary.booted.entry(running).or_default() += 1;
     Ok(())

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use super::{Disk, Partition};
 use crate::BLOCK;
 
+/// A file without content.
+const EMPTY: u32 = u32::MAX;
 /// Bytes that a disk writes as one.
 const SECTOR: usize = 512;
 
@@ -18,6 +20,8 @@ pub(super) struct Medium {
     pub(super) names: BTreeMap<String, u32>,
     blocks: Vec<(Partition, u64, Rc<Vec<u8>>)>,
     contents: BTreeMap<u32, Vec<u8>>,
+    /// Files that were renamed and not flushed since, and their old names: any other one may lead to nothing.
+    moved: BTreeMap<u32, String>,
     acts: Vec<Act>,
     /// The disk at each single write, flush, and change of a name: on its way, and not there yet.
     pub(super) moments: Vec<Medium>,
@@ -49,6 +53,7 @@ impl Medium {
             names: BTreeMap::new(),
             blocks: Vec::new(),
             contents: BTreeMap::new(),
+            moved: BTreeMap::new(),
             acts: Vec::new(),
             moments: Vec::new(),
             bug: None,
@@ -67,7 +72,7 @@ impl Medium {
     }
 
     fn free(&self) -> u32 {
-        let used = self.files.keys().chain(self.contents.keys()).max();
+        let used = self.files.keys().chain(self.contents.keys()).filter(|file| **file != EMPTY).max();
         used.map_or(0, |file| file + 1)
     }
 
@@ -95,8 +100,9 @@ impl Medium {
     /// All that may be on the disk when the power has failed here: each of these begins a life of its own.
     pub(super) fn remains(&self, random: &mut impl FnMut() -> u32) -> Vec<Medium> {
         let mut remains = Vec::new();
-        for names in self.names_left() {
-            for files in self.files_left(random) {
+        for names in self.names_left().into_iter().flat_map(|names| self.with_empty(names)) {
+            for mut files in self.files_left(random) {
+                files.insert(EMPTY, Vec::new());
                 for partitions in self.blocks_left(random) {
                     let (names, files) = (names.clone(), files.clone());
                     remains.push(Medium { partitions, files, names, ..Medium::new() });
@@ -104,6 +110,17 @@ impl Medium {
             }
         }
         remains
+    }
+
+    /// The same names, and with nothing under those that were not flushed since they were given.
+    fn with_empty(&self, names: BTreeMap<String, u32>) -> Vec<BTreeMap<String, u32>> {
+        let mut empty = names.clone();
+        for (name, file) in &mut empty {
+            if self.moved.get(file).is_some_and(|old| old != name) {
+                *file = EMPTY;
+            }
+        }
+        if empty == names { vec![names] } else { vec![names, empty] }
     }
 
     fn blocks_left(&self, random: &mut impl FnMut() -> u32) -> Vec<BTreeMap<Partition, Rc<Vec<u8>>>> {
@@ -293,12 +310,14 @@ impl Disk for Medium {
         {
             self.files.insert(file, content);
         }
+        self.moved.remove(&file);
         Ok(())
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
         let file = *self.seen().get(from).ok_or(io::ErrorKind::NotFound)?;
         self.acts.push(Act::Move(from.into(), to.into(), file));
+        self.moved.insert(file, from.into());
         self.moment();
         Ok(())
     }

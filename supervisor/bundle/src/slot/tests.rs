@@ -126,13 +126,14 @@ impl Checker {
         let mut slots = Slots { running: Slot::A, contents, entries: Vec::new(), leftovers: Vec::new() };
         for file in medium.names().unwrap() {
             let bytes = medium.read_file(&file, MAX_UKI).unwrap();
+            let empty = bytes.is_empty();
             let known = self.ukis.iter().find(|known| known.0 == bytes).map(|known| known.1);
             let image = known.unwrap_or_else(|| {
                 let image = Uki::open(&bytes).ok().map(|uki| uki.image);
                 self.ukis.push((bytes, image));
                 image
             });
-            slots.add(Entry { file, image });
+            note(&mut slots, Entry { file, image }, empty);
         }
         slots
     }
@@ -201,6 +202,36 @@ fn an_installation_cut_at_every_single_write_leaves_the_old_system_or_the_new_on
         );
         assert!(writes > if before == Before::Half { 10 } else { BLOCKS }, "{before:?}: {writes} writes");
         assert!(news > 0 && states > writes, "{before:?}: {news} of {states}");
+    }
+}
+
+/// Whatever is left of a disk on which this was done in full, is as it was told to be.
+fn outlives_a_power_cut(scene: &Scene, act: impl Fn(&mut Medium) -> Result<(), Failure>) {
+    let mut medium = scene.medium.clone();
+    act(&mut medium).unwrap();
+    let told = observe(&mut medium, Slot::A, scene.old.image.root).unwrap();
+    for mut left in medium.remains(&mut random()) {
+        assert_eq!(observe(&mut left, Slot::A, scene.old.image.root).unwrap(), told);
+    }
+}
+
+#[test]
+fn what_was_done_outlives_a_power_cut_the_moment_after() {
+    for before in [Before::Nothing, Before::Older, Before::Staged, Before::Half] {
+        let scene = Scene::sized(before, FEW);
+        outlives_a_power_cut(&scene, |medium| scene.install(medium));
+    }
+    let mut scene = Scene::sized(Before::Older, FEW);
+    let name = |tries| EntryName { version: RUNNING, tries }.to_string();
+    let file = scene.medium.names.remove(&name(None)).unwrap();
+    scene.medium.names.insert(name(Some(Tries { left: 2, done: 1 })), file);
+    let plans: [Plan; 3] = [Slots::plan_bless, |slots| slots.plan_rollback(true), |slots| slots.plan_rollback(false)];
+    for plan in plans {
+        outlives_a_power_cut(&scene, |medium| {
+            let mut slots = observe(medium, Slot::A, scene.old.image.root)?;
+            let steps = plan(&slots)?;
+            carry_out(medium, &mut slots, &steps, None, &mut |_, _, _| ())
+        });
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
 };
 
 impl State {
-    pub(super) fn report(&mut self, node: &str, report: &Node) -> Result<Reply, Refusal> {
+    pub(super) fn report(&mut self, request: &Request, node: &str, report: &Node) -> Result<Reply, Refusal> {
         name("name of a node", node)?;
         limit("services of a node", report.services.len(), MAX_SERVICES)?;
         limit("name of a slot", report.slot.len(), MAX_NAME)?;
@@ -31,6 +31,8 @@ impl State {
         self.nodes.insert(node.to_owned(), report);
         if joins {
             self.join_rollout(node);
+        } else {
+            self.keep_true(request, node);
         }
         Ok(Reply::Done)
     }

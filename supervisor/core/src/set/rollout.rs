@@ -158,6 +158,22 @@ impl State {
         self.end_if_complete();
     }
 
+    /// A node runs another system than it had when its turn was over, or before it came: its disk has lost what it was started
+    /// from, say. What it says counts, and it gets its turn, again if need be.
+    pub(super) fn keep_true(&mut self, request: &Request, node: &str) {
+        let (Some(rollout), Some(report)) = (&mut self.rollout, self.nodes.get(node)) else { return };
+        let Kind::System { version } = rollout.kind else { return };
+        let new = report.running == version;
+        let its_turn = rollout.step_of(node).is_some_and(|step| step > Step::Offered);
+        let Some(part) = rollout.nodes.get_mut(node).filter(|part| part.new != new && !its_turn) else { return };
+        part.new = new;
+        if rollout.back.is_none() && !rollout.is_staged() {
+            rollout.phase = Phase::Staging;
+        }
+        rollout.note(request.utc, format!("node {node} runs {} again, although it was not its turn", report.running));
+        self.end_if_complete();
+    }
+
     /// A node was removed from the set: the rollout goes on without it.
     pub(super) fn leave_rollout(&mut self, request: &Request, node: &str) {
         let Some(rollout) = &mut self.rollout else { return };

@@ -277,6 +277,39 @@ fn a_node_that_comes_to_the_set_during_a_rollout_gets_its_turn() {
 }
 
 #[test]
+fn a_node_that_lost_what_it_was_brought_to_gets_its_turn_again_before_the_rollout_is_done() {
+    let mut state = three();
+    start(&mut state, system(v(1))).unwrap();
+    stage(&mut state);
+    let runs = |state: &mut State, node: &str, running| {
+        let report = Node { running, ..state.nodes[node].clone() };
+        ask(state, Ask::Report { node: node.into(), report }).unwrap();
+    };
+    for node in ["a", "b"] {
+        turn(&mut state, node);
+        runs(&mut state, node, v(1));
+    }
+    let left = |state: &State| state.rollout.as_ref().map(|rollout| rollout.left().collect::<Vec<_>>().join(" "));
+    assert_eq!(left(&state).as_deref(), Some("c"));
+    runs(&mut state, "a", v(0));
+    assert_eq!(left(&state).as_deref(), Some("a c"));
+    let notes = &state.rollout.as_ref().unwrap().notes;
+    assert_eq!(notes.last().unwrap().text, "node a runs 1.0.0 again, although it was not its turn");
+    turn(&mut state, "c");
+    runs(&mut state, "c", v(1));
+    assert_eq!(left(&state).as_deref(), Some("a"), "what it has staged is still there");
+    turn(&mut state, "a");
+    assert_eq!(left(&state), None);
+    assert_eq!(state.history[0].outcome, Outcome::Done);
+    assert_eq!(
+        state.stray().as_deref(),
+        Some("node a runs 1.0.0, not 1.0.1 like the set: bring it there with: trilith upgrade start 1.0.1")
+    );
+    runs(&mut state, "a", v(1));
+    assert_eq!(state.stray(), None);
+}
+
+#[test]
 fn words_of_a_replaced_node_are_refused() {
     let mut state = three();
     let mut report = Node { generation: 2, ..Node::default() };

@@ -231,9 +231,9 @@ pub fn serve(
     }
 }
 
-/// What about the rollout in progress needs an operator; nothing while all goes well.
+/// What about the rollout in progress, or the last one, needs an operator; nothing while all goes well.
 pub fn concern(state: &State) -> Option<String> {
-    let rollout = state.rollout.as_ref()?;
+    let Some(rollout) = &state.rollout else { return state.stray() };
     match &rollout.hold {
         Hold::Going => None,
         Hold::Paused { why: set::Pause::Operator } => None,

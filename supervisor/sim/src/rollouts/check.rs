@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use trilith_core::set::{Ask, Release, Request, State, Step};
+use trilith_core::set::{Ask, Kind, Outcome, Past, Release, Request, State, Step};
 
 use super::event::Broken;
 use super::machine::Machine;
@@ -88,6 +88,15 @@ impl Checks {
         if is.config.good.version < was.config.good.version || is.config.last < was.config.last {
             let what = format!("configuration {} comes after {}", is.config.good.version, was.config.good.version);
             return Err((LOST, what));
+        }
+        if is.history.len() > was.history.len()
+            && let Some(Past { kind: Kind::System { version }, outcome: Outcome::Done, .. }) = is.history.last()
+            && let Some((node, _)) = is.nodes.iter().find(|(_, node)| node.running != *version)
+        {
+            return Err((
+                LOST,
+                format!("the rollout of {version} is done, but node {node} says that it runs another one"),
+            ));
         }
         match &request.ask {
             Ask::Step { node, to: Step::Draining, .. } => {

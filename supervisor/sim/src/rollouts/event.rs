@@ -37,6 +37,8 @@ counters! {
     power_cuts,
     /// Steps of slot writing that were cut off.
     torn_steps,
+    /// Names of running systems that a disk lost with the power.
+    lost_names,
     /// Disks that were lost.
     wipes,
     /// Leaders.

@@ -83,6 +83,8 @@ pub enum Fault {
     Power(usize, u64),
     /// The power fails in the middle of the next step of slot writing, for so long.
     Torn(usize, u64),
+    /// The power fails, and the disk loses the name from which the new system starts.
+    Lose(usize, u64),
     /// The node hears nobody for so long.
     Isolate(usize, u64),
     /// The node cannot serve for so long.
@@ -193,7 +195,8 @@ fn fault(rng: &mut Rng, nodes: usize) -> Fault {
     let node = rng.index(nodes);
     let long = rng.pick(&[1, 20, 100, 390]) * S;
     match rng.below(20) {
-        0..5 => Fault::Power(node, long),
+        0..4 => Fault::Power(node, long),
+        4 => Fault::Lose(node, long.min(60 * S)),
         5..8 => Fault::Torn(node, long.min(60 * S)),
         8..11 => Fault::Isolate(node, long),
         11..14 => Fault::Unfit(node, long),

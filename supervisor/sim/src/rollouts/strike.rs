@@ -1,6 +1,7 @@
 //! What goes wrong, and what operators do.
 
 use trilith_core::set::{Ask, Pause, Request};
+use trilith_core::slots::{Entry, Step};
 
 use super::event::{Event, Mend};
 use super::log::Log;
@@ -13,7 +14,7 @@ impl World {
         let fault = self.plan.faults[fault].1;
         let node = match fault {
             Fault::Power(node, _) | Fault::Torn(node, _) | Fault::Isolate(node, _) | Fault::Unfit(node, _) => node,
-            Fault::Restart(node) | Fault::Jobs(node, _) | Fault::Wipe(node) => node,
+            Fault::Restart(node) | Fault::Jobs(node, _) | Fault::Wipe(node) | Fault::Lose(node, _) => node,
             Fault::Elect => 0,
         };
         self.note(node, format_args!("fault: {fault:?}"));
@@ -32,6 +33,24 @@ impl World {
             Fault::Elect => self.log.leader = None,
             Fault::Jobs(node, count) => self.machines[node].failing = count,
             Fault::Wipe(node) => self.wipe(node),
+            Fault::Lose(node, long) => {
+                self.dark(node, long);
+                self.lose(node);
+            }
+        }
+    }
+
+    /// While a rollout goes forward, and there is another system to start.
+    fn lose(&mut self, node: usize) {
+        let going =
+            self.log.last().rollout.as_ref().is_some_and(|rollout| rollout.back.is_none()) && self.runs_new(node);
+        let slots = &mut self.machines[node].disk.slots;
+        let complete = slots.image(slots.running.other()).is_some();
+        let there = slots.entry(slots.running.other()).is_some_and(Entry::proven) && complete;
+        if let Some(entry) = slots.entry(slots.running).filter(|entry| going && there && entry.proven()) {
+            let file = entry.file.clone();
+            slots.apply(&Step::Remove { file });
+            self.stats.lost_names += 1;
         }
     }
 

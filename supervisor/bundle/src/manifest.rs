@@ -143,8 +143,10 @@ pub struct Context<'a> {
     pub banned: Option<&'a str>,
     /// Bytes that there is room for.
     pub room: Room,
-    /// Seconds of UTC since 1970. Nothing when the clock is not set: then nothing is expired.
+    /// Seconds of UTC since 1970. Nothing where there is no clock: then nothing is expired.
     pub now: Option<u64>,
+    /// A time server has set that clock. It changes the words of a refusal, not whether there is one.
+    pub synchronised: bool,
 }
 
 /// Bytes that there is room for.
@@ -199,7 +201,7 @@ impl Verified {
         if let (Some(expires), Some(now)) = (*expires, context.now)
             && expires.0 <= now
         {
-            return Err(Refusal::Expired { expires });
+            return Err(Refusal::Expired { expires, now: Utc(now), synchronised: context.synchronised });
         }
         if let Some(reason) = context.banned {
             return Err(Refusal::Banned { version: *version, reason: plain(reason, MAX_REASON) });

@@ -59,6 +59,10 @@ pub enum Refusal {
     Expired {
         /// When it expired.
         expires: Utc,
+        /// What this node's clock says.
+        now: Utc,
+        /// A time server has set that clock.
+        synchronised: bool,
     },
     /// It cannot be installed over a version this old.
     NeedsNewer {
@@ -135,7 +139,14 @@ impl Display for Refusal {
             Refusal::WrongProduct { bundle, here } => {
                 write!(out, "wrong product: a bundle for {bundle}, and this is {here}")
             }
-            Refusal::Expired { expires } => write!(out, "expired at {expires}: get a newer bundle"),
+            Refusal::Expired { expires, now, synchronised: true } => {
+                write!(out, "expired at {expires}, and it is {now} here: get a newer bundle")
+            }
+            Refusal::Expired { expires, now, synchronised: false } => write!(
+                out,
+                "expired at {expires}, by a clock that says {now} here and that no time server has set: if that is wrong, \
+                 give this node a time server that answers, or bring the bundle to another node; if not, get a newer bundle"
+            ),
             Refusal::NeedsNewer { min_version, running } => {
                 write!(
                     out,
@@ -184,7 +195,7 @@ mod tests {
             Refusal::BelowFloor { version, floor: version },
             Refusal::TooLarge { part: "root.erofs".into(), size: 2, room: 1 },
             Refusal::WrongProduct { bundle: "a".into(), here: "b".into() },
-            Refusal::Expired { expires: Utc(0) },
+            Refusal::Expired { expires: Utc(0), now: Utc(1), synchronised: false },
             Refusal::NeedsNewer { min_version: version, running: version },
             Refusal::Banned { version, reason: "it failed".into() },
             Refusal::UnknownFormat { format: 2 },

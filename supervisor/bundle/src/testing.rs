@@ -123,5 +123,6 @@ pub(crate) fn context() -> Context<'static> {
         banned: None,
         room: Room { root: 2 << 20, verity: 1 << 16, uki: 1 << 16, service: 1 << 20 },
         now: Some(1_795_244_500),
+        synchronised: true,
     }
 }

@@ -13,8 +13,8 @@
 //! begins with what is seen ([`Sight`]), and what should be done is said again and again ([`Act`], every [`REPEAT`]) until it is
 //! seen to be so. So any node may die at any point, the coordinator too, and whoever comes next goes on from the same record.
 //!
-//! What is new runs *on trial* until a majority has seen the node serve with it for [`SETTLE`]. Without that within [`TRIAL`] the
-//! node goes back by itself, by its own clock, also when it hears nobody.
+//! What is new runs *on trial* until a majority has seen the node serve with it for [`SETTLE`] (a document or service for
+//! [`RESTART_SETTLE`]). Without that within [`TRIAL`] ([`RESTART_TRIAL`]) the node goes back by itself, by its own clock, also when it hears nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

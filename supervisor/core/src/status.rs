@@ -32,6 +32,9 @@ pub struct Status {
     /// What HAProxy counts; added by the shell.
     #[serde(default)]
     pub flows: Option<Flows>,
+    /// What keeps HAProxy from running what the document asks for: one line; added by the shell.
+    #[serde(default)]
+    pub haproxy_problem: Option<String>,
     /// What the peer channel counts; added by the shell.
     #[serde(default)]
     pub channel: Option<Channel>,
@@ -142,6 +145,12 @@ pub struct BackendStatus {
     pub node: String,
     /// HAProxy's own word: `UP`, `DOWN`, `DRAIN`, `MAINT`…
     pub state: String,
+    /// Milliseconds since it went up or down, or since HAProxy started; HAProxy counts seconds.
+    #[serde(default)]
+    pub since_ms: u64,
+    /// What the last health check found, in HAProxy's words.
+    #[serde(default)]
+    pub check: String,
     /// Connections now.
     pub current: u64,
 }

@@ -8,7 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use trilith_core::config::{ConfigError, FRONT_PORT, Health, Lone, MAX_DOCUMENT, Mode, NodeId, PEER_PORT, VipId};
+use trilith_core::config::{
+    ConfigError, FRONT_PORT, Health, Lone, MAX_DOCUMENT, Mode, NodeId, PEER_PORT, SSH_PORT, VipId,
+};
 use trilith_core::config::{parse, parse_bytes};
 
 #[test]
@@ -179,6 +181,14 @@ fn a_document_of_the_greatest_size_is_read_in_bounded_time_and_a_longer_one_is_r
 fn the_ports_of_the_supervisor_itself_are_no_services() {
     let text = good("minimal.toml").replace("8080", &FRONT_PORT.to_string());
     assert_eq!(parse(&text, "f").unwrap_err().key, "service.backend_port");
+}
+
+#[test]
+fn the_node_s_ssh_server_may_be_behind_a_service_but_not_in_its_place() {
+    let behind = good("minimal.toml").replace("8080", &SSH_PORT.to_string());
+    assert_eq!(parse(&behind, "f").unwrap().services[0].backend_port, SSH_PORT);
+    let text = good("minimal.toml").replace("port = 443", &format!("port = {SSH_PORT}"));
+    assert_eq!(parse(&text, "f").unwrap_err().key, "service.port");
 }
 
 /// What holds for every error, whatever the document.

@@ -10,6 +10,9 @@
 //! | `set.toml`, `secret`, `node` | what makes this machine a node of a set |
 //! | `files/` | files of `write_files` |
 //! | `reset` | that the next boot shall take the answers anew |
+//!
+//! A reset with answers for the same set leaves `set.toml` alone: the set's own document may be another by now. With answers for
+//! another one the node leaves its set, and with that what it has agreed on there.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,8 +21,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use trilith_core::config::{self, Settings};
 
-use crate::answers::{Answers, Secret, StateFile};
+use crate::answers::{Answers, Secret, SetPart, StateFile};
 
 /// The state directory of a node.
 #[derive(Clone, Debug)]
@@ -77,9 +81,16 @@ impl Store {
             .collect();
         put(PASSWORDS, toml::to_string(&passwords).context("writing the passwords")?.as_bytes(), 0o600)?;
         let mut gone = Vec::new();
+        let stays = self.reset_is_wanted() && self.is_of(answers.set.as_ref())?;
+        if self.reset_is_wanted() && !stays {
+            gone.extend(AGREED);
+        }
         match &answers.set {
             Some(set) => {
-                put("set.toml", set.document.as_bytes(), 0o644)?;
+                // The document that its set has agreed on meanwhile counts, not the one that it was founded with.
+                if !stays {
+                    put("set.toml", set.document.as_bytes(), 0o644)?;
+                }
                 put("node", format!("{}\n", set.node).as_bytes(), 0o644)?;
                 match &set.secret {
                     Some(secret) => put("secret", format!("{}\n", secret.0).as_bytes(), 0o600)?,
@@ -98,6 +109,20 @@ impl Store {
         fs::rename(&staged, self.path(COMMITTED)).with_context(|| format!("committing {}", staged.display()))?;
         sync(&self.directory)?;
         self.publish()
+    }
+
+    /// Whether this machine is that node of that set already: by the set's name and secret, and the nodes with their addresses.
+    fn is_of(&self, set: Option<&SetPart>) -> anyhow::Result<bool> {
+        let (Some(set), Some(now)) = (set, read(&self.path("set.toml"))?) else { return Ok(false) };
+        let secret = read(&self.path("secret"))?;
+        let same = |now: &Settings, then: &Settings| {
+            let address = |node: &config::Node| (node.name.clone(), node.address, node.address6);
+            now.set.name == then.set.name && now.nodes.iter().map(address).eq(then.nodes.iter().map(address))
+        };
+        let parsed = (config::parse(&now, "set.toml"), config::parse(&set.document, "answers"));
+        Ok(matches!(&parsed, (Ok(now), Ok(then)) if same(now, then))
+            && read(&self.path("node"))?.is_some_and(|node| node.trim() == set.node)
+            && secret.as_deref().map(str::trim) == set.secret.as_ref().map(|secret| secret.0.trim()))
     }
 
     /// Whether the answers shall be taken anew.
@@ -230,6 +255,8 @@ const RECORD: &str = "answers.toml";
 const PASSWORDS: &str = "passwords";
 const FILES: &str = "files";
 const RESET: &str = "reset";
+/// What a node has agreed on with the others of its set, and leaves behind with it.
+const AGREED: [&str; 3] = ["raft", "coordinator.json", "document-trial.json"];
 /// Answers that are being written.
 const STAGED: &str = ".firstboot.new";
 /// Answers that are whole and on their way to their places.

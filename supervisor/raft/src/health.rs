@@ -49,11 +49,13 @@ pub enum Alarm {
         /// The set's name.
         set: String,
     },
-    /// Too many disks are empty: what is left can't decide.
+    /// Disks are empty, and what is left can't decide.
     MajorityLost {
         /// The nodes whose disks are empty.
         empty: Vec<String>,
-        /// The node that has the latest state.
+        /// Voters that do not answer: they may have their disks still.
+        silent: Vec<String>,
+        /// The node that has the latest state, of those that answer.
         holder: String,
     },
     /// A node has the state of another set of this name.
@@ -107,11 +109,21 @@ impl fmt::Display for Alarm {
                 "the disk of node {node} is empty, but the set {set} remembers it: run `trilith node replace {node}` on \
                  another node"
             ),
-            Alarm::MajorityLost { empty, holder } => write!(
+            Alarm::MajorityLost { empty, silent, holder } if silent.is_empty() => write!(
                 f,
-                "the disks of {} are empty, so the rest of the set can't decide: run `trilith node recover` on {holder}, \
-                 whose state then counts, and the others are given it",
-                empty.join(", ")
+                "{}, so the rest of the set can't decide: run `trilith node recover` on {holder}, whose state then \
+                 counts, and the others are given it",
+                Disks(empty)
+            ),
+            // With a silent one alive somewhere, a recovery makes two sets of one, or forgets what only that one knows.
+            Alarm::MajorityLost { empty, silent, holder } => write!(
+                f,
+                "{} and {} {} silent, so the rest of the set can't decide: bring {1} back, and it is said here what \
+                 to do then. Only if that is impossible for good, run `trilith node recover` on {holder}: its state then \
+                 counts, and what only {1} knew is lost",
+                Disks(empty),
+                silent.join(", "),
+                if silent.len() == 1 { "is" } else { "are" },
             ),
             Alarm::Foreign { node } => write!(
                 f,
@@ -127,7 +139,7 @@ impl fmt::Display for Alarm {
             Alarm::NoLeader => write!(
                 f,
                 "nobody leads the set, although enough of its nodes answer: see what else they say; if they say nothing, \
-                 their logs tell why, and `trilith node recover` on the one with the latest state is the way out"
+                 their logs tell why (`trilith support-bundle`)"
             ),
             Alarm::Newer { what } => write!(
                 f,
@@ -143,5 +155,15 @@ impl fmt::Display for Alarm {
                 write!(f, "this node can't keep what the set decides: {why}; mend its disk, then restart it")
             }
         }
+    }
+}
+
+/// Whose disks are empty.
+struct Disks<'a>(&'a [String]);
+
+impl fmt::Display for Disks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (noun, verb) = if self.0.len() == 1 { ("disk", "is") } else { ("disks", "are") };
+        write!(f, "the {noun} of {} {verb} empty", self.0.join(", "))
     }
 }

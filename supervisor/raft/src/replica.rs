@@ -1,4 +1,4 @@
-//! A node's part in the replicated state: the handle that the supervisor holds.
+//! A node's part in the replicated state: the handle that the coordinator holds.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use trilith_core::set::{Refusal, Reply, Request, State};
 use zeroize::Zeroizing;
 
 use crate::active::Active;
-use crate::health::Health;
+use crate::health::{Alarm, Health};
 use crate::keeper::{Command, Keeper, Refused};
 use crate::net::links::Links;
 use crate::net::{Alpn, Net, Serve, Stream};
@@ -229,13 +229,7 @@ impl Replica {
                 Answer::Refused { why } => return Err(why),
                 Answer::Unknown => return Err("the set's leader runs an older version: upgrade it first".to_owned()),
                 _ if Instant::now() < deadline => self.shared.next_try().await,
-                _ => {
-                    return Err(
-                        "no majority of the set answers. If too many disks are lost, run `trilith node recover` on \
-                                the node that has the latest state"
-                            .to_owned(),
-                    );
-                }
+                _ => return Err(self.shared.no_majority()),
             }
         }
     }
@@ -375,6 +369,14 @@ impl Shared {
                 _ => return Err(self.nobody_leads()),
             }
         }
+    }
+
+    /// Why nobody leads, for an operator.
+    pub fn no_majority(&self) -> String {
+        let health = self.health.borrow();
+        let tells = |alarm: &&Alarm| matches!(alarm, Alarm::MajorityLost { .. } | Alarm::NoQuorum { .. });
+        let why = health.alarms.iter().find(|alarm| !health.member || tells(alarm));
+        why.map_or_else(|| "no majority of the set answers: ask again".to_owned(), Alarm::to_string)
     }
 
     fn nobody_leads(&self) -> ProposeError {

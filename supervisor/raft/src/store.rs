@@ -11,6 +11,10 @@
 //!
 //! A folder without `current` is empty: the node never was in a set, or has lost its disk. `current` comes into being by one rename,
 //! with all that belongs to it. What is damaged is refused, with file and offset, and never taken for less than it was.
+//!
+//! It is not set aside by itself either, although an empty node can't vote as who it was: what damages one disk (a version that
+//! misreads it, a power cut) may damage all, and nodes that are all empty found a new set, without what was decided. Price: an
+//! admin makes that machine anew.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -118,9 +122,9 @@ impl fmt::Display for StoreError {
             StoreError::Damaged { file, offset, what } => write!(
                 f,
                 "{} is damaged at byte {offset}: {what}. It is not used, because it may lack what this node has promised. \
-                 If the other nodes are well, remove {} and run `trilith node replace` for this node on one of them",
+                 If the other nodes are well, make this machine anew with the same first-boot answers, then run `trilith node \
+                 replace` for it on one of them",
                 file.display(),
-                file.parent().unwrap_or(file).display(),
             ),
             StoreError::Newer { file, format } => write!(
                 f,

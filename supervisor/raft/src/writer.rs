@@ -1,6 +1,6 @@
 //! The log and snapshot as Raft wants them: entries in memory, and a thread that writes them down in order.
 //!
-//! The thread, because a sync may take seconds, and everything else of the supervisor runs on one loop. What it has to write is
+//! The thread, because a sync may take seconds, and everything else of the coordinator runs on one loop. What it has to write is
 //! bounded: Raft waits for each append before it goes on.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use crate::types::{Entry, Image, LogId, RaftId, SnapshotMeta, StorageError, Type
 pub const MAX_BATCH: u64 = 1024 * 1024;
 /// Jobs that wait for the disk.
 const QUEUE: usize = 64;
-/// Stack of the writing thread, in bytes. The supervisor locks all its memory; JSON of a state needs little.
+/// Stack of the writing thread, in bytes. JSON of a state needs little.
 const STACK: usize = 256 * 1024;
 
 /// The log in memory, and the way to the disk.

@@ -33,8 +33,8 @@ mod watch;
 /// nodes, and moves a VIP away from a node that fails or is taken out of service, without breaking connections that other
 /// nodes can carry.
 ///
-/// Any node can be asked: it passes on what another one must do. Commands talk to the supervisor on this node through
-/// /run/trilith/control.sock, as root or as a member of the group trilith-admin.
+/// Any node can be asked: it passes on what another one must do. Commands talk to the supervisor and the coordinator on
+/// this node through /run/trilith/control.sock and coordinator.sock, as root or as a member of the group trilith-admin.
 #[derive(Debug, Parser)]
 #[command(name = "trilith", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = EXIT_CODES, max_term_width = 100)]

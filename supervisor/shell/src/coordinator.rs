@@ -15,7 +15,7 @@
 //! It remembers nothing that matters: each round looks at the world ([`sight`]), lets the pure [`Agent`] decide, and begins what it
 //! says ([`deeds`]).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ use crate::control::MAX_CONNECTIONS;
 use crate::{disk, notices, notify, paths};
 
 mod deeds;
+mod life;
 mod peers;
 mod record;
 pub mod server;
@@ -41,6 +42,7 @@ mod service;
 mod sight;
 
 use deeds::Deeds;
+use life::Life;
 #[doc(hidden)]
 pub use peers::{Answer, Claim, read};
 use record::Record;
@@ -62,6 +64,13 @@ const INBOUND: usize = 16;
 /// # Errors
 /// When the configuration, the secret or the node's name is missing or wrong, or what is on the disk cannot be used.
 pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
+    let mut life = Life::begin(paths::COORDINATOR_LIFE.as_ref(), paths::NOTICES.as_ref());
+    let result = work(config, node, &mut life).await;
+    life.end(result.as_ref().err());
+    result
+}
+
+async fn work(config: PathBuf, node: Option<String>, life: &mut Life) -> Result<()> {
     let notify = notify::Notify::from_env().context("NOTIFY_SOCKET")?;
     let state = disk::load(&config, node.as_deref())?;
     let settings = Arc::new(state.settings);
@@ -90,8 +99,7 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let begun = Instant::now();
     // What the process before this one has told is not forgotten, but told anew or taken away.
-    let left = notices::read(paths::NOTICES.as_ref()).into_iter().filter(|notice| notice.name.starts_with(NOTICE));
-    world.told = left.map(|notice| notice.text).collect();
+    world.told = left(paths::NOTICES.as_ref());
     info!(node = name, set = settings.set.name, "coordinator starts");
     notify.ready();
     loop {
@@ -100,22 +108,23 @@ pub async fn coordinate(config: PathBuf, node: Option<String>) -> Result<()> {
         let state = states.borrow_and_update().clone();
         let healthy = health.borrow_and_update().clone();
         world.look(&state, &replica, me).await;
+        // What runs on trial from now on is for the next process to judge, which counts from its own start.
+        if deeds.leaves() || world.given_up {
+            info!("coordinator starts anew, with another document");
+            break;
+        }
         world.own.node.generation = healthy.generation;
         world.own.job = deeds.job();
         let now = Time(begun.elapsed().as_micros() as u64);
         // At the start images may still be unpacked, in a deed a service may be on its way to another version.
         let settled = begun.elapsed() > SETTLED && !deeds.busy();
-        tell(&healthy, &state, &name, &mut world, settings.services.iter().filter(|_| settled));
+        tell(life.ails(), &healthy, &state, &name, &mut world, settings.services.iter().filter(|_| settled));
         if knows {
             let sight = sight_of(&world, &state, &healthy, replica.is_leader());
             for act in agent.step(now, &sight) {
                 deeds.begin(act, &state, &mut world);
             }
             deeds.found(&state, &healthy, &world);
-        }
-        if deeds.leaves() || world.given_up {
-            info!("coordinator starts anew, with another document");
-            break;
         }
         let busy = !knows || state.rollout.is_some() || world.own.trial.is_some() || deeds.busy();
         let mut wait = if busy { BUSY } else { CALM };
@@ -147,13 +156,15 @@ fn sight_of<'a>(world: &'a World, state: &'a State, health: &trilith_raft::Healt
 /// What an operator should know becomes alarms of `trilith status` and the console, on every node. `services`: those that
 /// must run in the version that this node was brought to.
 fn tell<'a>(
+    ails: Option<String>,
     health: &trilith_raft::Health,
     state: &State,
     me: &str,
     world: &mut World,
     services: impl Iterator<Item = &'a Service>,
 ) {
-    let mut alarms: Vec<String> = health.alarms.iter().map(ToString::to_string).collect();
+    let mut alarms: Vec<String> = ails.into_iter().collect();
+    alarms.extend(health.alarms.iter().map(ToString::to_string));
     alarms.extend(server::concern(state));
     let fallback = state.nodes.get(me).and_then(|node| node.fallback.as_ref());
     alarms.extend(
@@ -162,14 +173,21 @@ fn tell<'a>(
     let brought = services.filter(|service| service.unit.is_some());
     let brought = brought.filter_map(|service| Some((&service.name, world.record.services.get(&service.name)?)));
     alarms.extend(brought.filter_map(|(name, version)| crate::service::ails(name, *version)));
-    if alarms == world.told {
-        return;
+    if alarms != world.told && publish(paths::NOTICES.as_ref(), &world.told, &alarms) {
+        world.told = alarms;
     }
-    let written = (0..alarms.len().max(world.told.len())).try_for_each(|place| {
-        notices::write(paths::NOTICES.as_ref(), &format!("{NOTICE}{place}"), alarms.get(place).map(String::as_str))
+}
+
+/// The alarms that were told before.
+fn left(folder: &Path) -> Vec<String> {
+    let left = notices::read(folder).into_iter().filter(|notice| notice.name.starts_with(NOTICE));
+    left.map(|notice| notice.text).collect()
+}
+
+/// Puts these alarms in the place of those that were told. Whether that is done; otherwise the log says why not.
+fn publish(folder: &Path, told: &[String], alarms: &[String]) -> bool {
+    let written = (0..alarms.len().max(told.len())).try_for_each(|place| {
+        notices::write(folder, &format!("{NOTICE}{place}"), alarms.get(place).map(String::as_str))
     });
-    match written {
-        Ok(()) => world.told = alarms,
-        Err(error) => warn!("{}: {error}", paths::NOTICES),
-    }
+    written.inspect_err(|error| warn!("{}: {error}", folder.display())).is_ok()
 }

@@ -1,6 +1,7 @@
 //! What a node keeps on its disk: the set's document, the set secret, its own name, and its record.
 //!
-//! Only the record is ever written here. A record that can't be read is never a reason not to start: epochs are also learnt
+//! Of these the supervisor's core keeps only the record; all else that a node puts on its disk whole or not at all goes through
+//! [`replace`]. A record that can't be read is never a reason not to start: epochs are also learnt
 //! from the peers, and a node without a record keeps silent for one lease.
 
 use std::fs::{self, File};

@@ -1,4 +1,7 @@
 //! The node's own test of its HAProxy: a real HTTP request through the VIP on `lo`.
+//!
+//! A HAProxy that has as many connections as it may does not accept this one either. It serves those that it has, so it counts as
+//! one that answers: to kill it, or to move its VIP to nodes that will soon be as full, would only break them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +15,7 @@ use trilith_core::config::{FRONT_PORT, Settings};
 use trilith_core::event::{Event, Probe};
 use trilith_core::health::PROBE_TIMEOUT;
 
-use crate::haproxy::FRONT_PATH;
+use crate::haproxy::{FRONT_PATH, Master};
 
 /// How many commands may wait.
 const QUEUE: usize = 4;
@@ -23,15 +26,20 @@ pub struct Handle {
     pub commands: mpsc::Sender<Command>,
 }
 
+/// After a probe without an answer, HAProxy may take this part of its patience to say that it is full: a small one, because one that
+/// hangs says nothing.
+const FULL_PATIENCE: u32 = 5;
+
 /// Starts to take commands. One probe runs at a time, so there is never more than one outstanding.
-pub fn start(settings: &Settings, events: mpsc::Sender<Event>) -> Handle {
+pub fn start(settings: &Settings, haproxy: Master, events: mpsc::Sender<Event>) -> Handle {
     let (target, patience) = (target(settings), PROBE_TIMEOUT * settings.set.lease.slowness());
     let (commands, mut queue) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         while let Some(command) = queue.recv().await {
             match command {
                 Command::Probe(Probe::Front) => {
-                    let answered = answers_in_time(target, patience).await;
+                    let answered = answers_in_time(target, patience).await
+                        || timeout(patience / FULL_PATIENCE, haproxy.is_full()).await == Ok(true);
                     if events.send(Event::Probed { probe: Probe::Front, answered }).await.is_err() {
                         return;
                     }
@@ -114,7 +122,7 @@ mod tests {
         let settings = testing::plain_settings();
         testing::install(&root, &settings);
         let (events, mut received) = mpsc::channel(4);
-        let handle = start(&settings, events);
+        let handle = start(&settings, testing::master(&root), events);
         let mut ask = async || {
             handle.commands.send(Command::Probe(Probe::Front)).await.unwrap();
             let Some(Event::Probed { probe: Probe::Front, answered }) = received.recv().await else {
@@ -140,5 +148,34 @@ mod tests {
         until("HAProxy goes on", &mut ask).await;
         proxy.kill().await;
         assert!(!ask().await, "HAProxy is dead");
+    }
+
+    #[tokio::test]
+    async fn a_haproxy_that_is_full_counts_as_one_that_answers() {
+        const MOST: usize = 20;
+        let Some(root) = testing::inside("front::tests::a_haproxy_that_is_full_counts_as_one_that_answers") else {
+            return;
+        };
+        let settings = testing::plain_settings();
+        testing::install(&root, &settings);
+        let path = root.join("run/trilith/haproxy.cfg");
+        let limit = format!("    maxconn {MOST}");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines = text.lines().map(|line| if line.trim_start().starts_with("maxconn ") { &limit } else { line });
+        std::fs::write(&path, lines.collect::<Vec<_>>().join("\n") + "\n").unwrap();
+        let _proxy = testing::Proxy::start(&root).await;
+        let master = testing::master(&root);
+        assert!(!master.is_full().await);
+        let mut idle = Vec::new();
+        for _ in 0..2 * MOST {
+            idle.push(TcpStream::connect(("10.77.0.10", 80)).await.unwrap());
+        }
+        until("HAProxy is full", async || master.is_full().await).await;
+        assert!(!answers_in_time(target(&settings), PROBE_TIMEOUT).await, "it does not accept the probe");
+        let (events, mut received) = mpsc::channel(4);
+        let handle = start(&settings, master, events);
+        handle.commands.send(Command::Probe(Probe::Front)).await.unwrap();
+        let answered = Event::Probed { probe: Probe::Front, answered: true };
+        assert_eq!(received.recv().await, Some(answered));
     }
 }

@@ -4,7 +4,9 @@
 //! assumed of it: the file always says what is wanted, node states included, and whenever HAProxy is seen to run, [`Shell::sync`]
 //! compares the mark of what it has loaded, reloads it if that is something else, and sets the states again.
 
+mod answers;
 mod certificate;
+mod ends;
 mod render;
 mod socket;
 
@@ -19,16 +21,21 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use trilith_core::command::{BackendState, Command, Deed};
 use trilith_core::config::{NodeId, Settings};
 use trilith_core::event::Event;
 use trilith_core::status::Flows;
 
+pub use answers::add_alarms;
 use certificate::{Copies, Install};
 pub use certificate::{MAX_PEM, Pem};
+use ends::Ends;
+#[doc(hidden)]
+pub use ends::parse_end;
 pub use render::FRONT_PATH;
-use socket::{Failure, Master};
+use socket::Failure;
+pub use socket::Master;
 #[doc(hidden)]
 pub use socket::{alerts, parse_flows};
 
@@ -40,6 +47,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 const START_TRIES: u32 = 100;
 /// …and after which pauses. There is nothing to wait for but the socket itself.
 const START_PAUSE: Duration = Duration::from_millis(10);
+/// A HAProxy that did not answer in time is brought up to date after so long: what it was busy with is over, or it is killed.
+const LATE_PAUSE: Duration = Duration::from_secs(2);
+/// How often HAProxy is asked until when its certificates hold, beside every load: in case that it did not tell.
+const ENDS_EVERY: Duration = Duration::from_secs(3600);
 
 /// The running shell.
 pub struct Handle {
@@ -48,6 +59,7 @@ pub struct Handle {
     installs: mpsc::Sender<Install>,
     started: Arc<Notify>,
     problem: Arc<Mutex<Option<String>>>,
+    ends: Arc<Mutex<Ends>>,
     master: Master,
 }
 
@@ -62,10 +74,8 @@ impl Handle {
     /// # Errors
     /// HAProxy does not run, or does not answer within a second.
     pub async fn flows(&self) -> anyhow::Result<Flows> {
-        self.master.flows().await.map_err(|failure| match failure {
-            Failure::NotRunning => anyhow::anyhow!("HAProxy does not run"),
-            Failure::Failed(why) => anyhow::anyhow!(why),
-        })
+        let flows = self.master.flows().await;
+        flows.map_err(|failure| anyhow::anyhow!(failure.wrong().unwrap_or_else(|| "HAProxy does not run".to_owned())))
     }
 
     /// Puts a service's certificate, with chain and key (PEM), on this node, and in force where the configuration asks for it.
@@ -79,9 +89,16 @@ impl Handle {
         answer.await.map_err(|_| ended(()))?
     }
 
-    /// What keeps HAProxy from running what the settings ask for, for `status`: one line.
+    /// What keeps HAProxy from running what the settings ask for, for `status`: one line. A HAProxy that starts, or loads just now
+    /// what they ask for, is kept by nothing.
     pub fn problem(&self) -> Option<String> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Certificates that end soon or have ended at `now`, in seconds of UTC since 1970, as alarms.
+    pub fn ending(&self, now: u64) -> Vec<String> {
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.iter().filter_map(|(service, end)| ends::alarm(service, *end, now)).collect()
     }
 }
 
@@ -139,7 +156,9 @@ async fn start_on(
         me,
         states: BTreeMap::new(),
         refused: None,
+        late: false,
         problem: Arc::default(),
+        ends: Arc::default(),
     };
     shell.adopt().await?;
     let started = Arc::new(Notify::new());
@@ -148,6 +167,7 @@ async fn start_on(
         installs,
         started: Arc::clone(&started),
         problem: Arc::clone(&shell.problem),
+        ends: Arc::clone(&shell.ends),
         master: shell.master.clone(),
     };
     tokio::spawn(shell.run(queue, installing, started, events));
@@ -166,7 +186,10 @@ struct Shell {
     states: BTreeMap<NodeId, BackendState>,
     /// Why `haproxy -c` refused the configuration; the file on disk is then an older one.
     refused: Option<String>,
+    /// HAProxy did not answer in time when it was brought up to date last.
+    late: bool,
     problem: Arc<Mutex<Option<String>>>,
+    ends: Arc<Mutex<Ends>>,
 }
 
 impl Shell {
@@ -177,11 +200,14 @@ impl Shell {
         started: Arc<Notify>,
         events: mpsc::Sender<Event>,
     ) {
+        let mut ask_ends = interval_at(Instant::now() + ENDS_EVERY, ENDS_EVERY);
+        ask_ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 // A HAProxy that has just started is brought up to date before it is told anything new.
                 biased;
                 () = started.notified() => self.sync_started().await,
+                () = tokio::time::sleep(LATE_PAUSE), if self.late => self.sync_started().await,
                 command = queue.recv() => match command {
                     Some(Command::Backend { node, state }) => {
                         let result = self.set(node, state).await;
@@ -197,6 +223,7 @@ impl Shell {
                     // Whoever asked may have gone.
                     _ = reply.send(self.install_certificate(&service, &pem).await);
                 }
+                _ = ask_ends.tick() => self.ask_ends().await,
             }
         }
     }
@@ -218,12 +245,10 @@ impl Shell {
             None => self.check(CANDIDATE).await.err(),
         };
         match &self.refused {
-            None => {
-                self.install(&candidate)?;
-                self.tidy_certificates();
-            }
+            None => self.install(&candidate)?,
             Some(_) => fs::remove_file(&candidate).with_context(|| format!("cannot remove {}", candidate.display()))?,
         }
+        self.tidy_certificates();
         match loaded {
             Err(Failure::NotRunning) => self.report(Ok(())),
             _ => self.sync_started().await,
@@ -241,6 +266,9 @@ impl Shell {
             tokio::time::sleep(START_PAUSE).await;
             result = self.sync().await;
         }
+        if result.is_ok() {
+            self.ask_ends().await;
+        }
         self.report(result);
     }
 
@@ -253,15 +281,14 @@ impl Shell {
         self.apply((0..).map(NodeId).take(self.settings.nodes.len())).await
     }
 
-    fn report(&self, result: Result<(), Failure>) {
-        let problem = self.refused.clone().or(match result {
-            Ok(()) | Err(Failure::NotRunning) => None,
-            Err(Failure::Failed(why)) => Some(why),
-        });
-        if let Some(why) = &problem {
+    fn report(&mut self, result: Result<(), Failure>) {
+        self.late = matches!(result, Err(Failure::Late(_)));
+        let problem = self.refused.clone().or(result.err().and_then(Failure::wrong));
+        let mut known = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = problem.as_ref().filter(|_| *known != problem) {
             tracing::error!("HAProxy does not run what the settings ask for: {why}");
         }
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+        *known = problem;
     }
 
     async fn set(&mut self, node: NodeId, state: BackendState) -> Result<(), String> {
@@ -274,10 +301,7 @@ impl Shell {
                 .and_then(|candidate| self.install(&candidate))
                 .map_err(|error| format!("{error:#}"))?;
         }
-        match self.apply(std::iter::once(node)).await {
-            Ok(()) | Err(Failure::NotRunning) => Ok(()),
-            Err(Failure::Failed(why)) => Err(why),
-        }
+        none_wrong(self.apply(std::iter::once(node)).await)
     }
 
     async fn apply(&self, nodes: impl Iterator<Item = NodeId>) -> Result<(), Failure> {
@@ -352,16 +376,19 @@ impl Shell {
     }
 }
 
+/// The way to this node's HAProxy.
+pub fn master() -> Master {
+    Master::at(&PathBuf::from(crate::paths::HAPROXY_DIR).join("master.sock"))
+}
+
 /// What the HAProxy of this node counts, as it says it: `show stat` of its runtime API.
 ///
 /// # Errors
 /// One line that says why there is no answer.
 pub async fn show_stat() -> Result<String, String> {
-    let master = Master::at(&PathBuf::from(crate::paths::HAPROXY_DIR).join("master.sock"));
-    master.show_stat().await.map_err(|failure| match failure {
-        Failure::NotRunning => "HAProxy does not run, or this user may not talk to it".to_owned(),
-        Failure::Failed(why) => why,
-    })
+    let master = master();
+    let absent = || "HAProxy does not run, or this user may not talk to it".to_owned();
+    master.show_stat().await.map_err(|failure| failure.wrong().unwrap_or_else(absent))
 }
 
 /// Has a HAProxy that was asked to end go on: a new worker takes the listeners up, the old one ends with its connections. Where
@@ -379,10 +406,11 @@ async fn go_on_in(dir: &Path) -> Result<(), String> {
         Ok(true) => master.reload().await,
         other => other.map(drop),
     };
-    match done {
-        Ok(()) | Err(Failure::NotRunning) => Ok(()),
-        Err(Failure::Failed(why)) => Err(why),
-    }
+    none_wrong(done)
+}
+
+fn none_wrong(result: Result<(), Failure>) -> Result<(), String> {
+    result.err().and_then(Failure::wrong).map_or(Ok(()), Err)
 }
 
 /// Name of the configuration, beside HAProxy's directory.

@@ -9,6 +9,7 @@ pub mod frame;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -55,12 +56,21 @@ pub const TRIES: u32 = 3;
 /// Answers that may wait for whoever asked; the claims of an ARP storm push out the oldest.
 const HEARD_QUEUE: usize = 64;
 
+/// After so many packets, nothing is heard for [`PAUSE`]: whoever floods the link with claims gets no more than that of the one
+/// thread, which must send heartbeats meanwhile and may not use the processor for long without a sleep (`LimitRTTIME=`). What is
+/// lost is said again.
+pub const BATCH: u32 = 32;
+/// See [`BATCH`].
+pub const PAUSE: Duration = Duration::from_millis(5);
+
 /// The two sockets.
 pub struct Neighbour {
     arp: AsyncFd<OwnedFd>,
     /// `None` where nothing speaks IPv6.
     discovery: Option<AsyncFd<OwnedFd>>,
     heard: broadcast::Sender<Heard>,
+    /// Packets that were read.
+    read: AtomicU32,
 }
 
 impl Neighbour {
@@ -79,7 +89,7 @@ impl Neighbour {
             None
         };
         let arp = readable(open_arp(&v4).context("socket for ARP")?)?;
-        Ok(Neighbour { arp, discovery, heard: broadcast::Sender::new(HEARD_QUEUE) })
+        Ok(Neighbour { arp, discovery, heard: broadcast::Sender::new(HEARD_QUEUE), read: AtomicU32::new(0) })
     }
 
     /// Whether questions about IPv6 addresses can be asked.
@@ -100,6 +110,9 @@ impl Neighbour {
                     heard = read(discovery, receive_discovery) => heard?,
                 },
             };
+            if self.read.fetch_add(1, Ordering::Relaxed) % BATCH == BATCH - 1 {
+                tokio::time::sleep(PAUSE).await;
+            }
             if let Some(heard) = heard {
                 // Nobody asking is no error.
                 let _ = self.heard.send(heard);

@@ -1,7 +1,8 @@
-//! Notices: what programs that ran before the supervisor have to say, a file each in `/run/trilith/notices`.
+//! Notices: what other programs have to say to an admin, a file each in `/run/trilith/notices`.
 //!
 //! A program that found something an admin must know (a state partition made anew, an answer that was wrong) leaves a file
-//! there, its name one word, its content one line. `trilith status` and the console show each as an alarm until the next boot.
+//! there, its name one word, its content one line. `trilith status` and the console show each as an alarm until
+//! whoever left it takes it away, or the next boot.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};

@@ -18,7 +18,7 @@ pub const NODE_FILE: &str = "/var/lib/trilith/node";
 pub const RECORD_FILE: &str = "/var/lib/trilith/record";
 /// The host's name, of which the first label counts.
 pub const HOSTNAME: &str = "/proc/sys/kernel/hostname";
-/// Notices of programs that ran before the supervisor: a file each, its first line the alarm.
+/// Notices of other programs: a file each, its first line the alarm.
 pub const NOTICES: &str = "/run/trilith/notices";
 /// What the first boot did, and what was wrong with the answers.
 pub const FIRSTBOOT_REPORT: &str = "/run/trilith/firstboot.json";
@@ -30,6 +30,8 @@ pub const SHADOW: &str = "/etc/shadow";
 pub const HAPROXY_UNIT: &str = "haproxy.service";
 /// The coordinator's socket: rollouts, bundles, documents.
 pub const COORDINATOR_SOCKET: &str = "/run/trilith/coordinator.sock";
+/// How the coordinator's last run ended, unless it lasted or ended as it should.
+pub const COORDINATOR_LIFE: &str = "/run/trilith/coordinator.life";
 /// What the coordinator must not forget between runs.
 pub const COORDINATOR: &str = "/var/lib/trilith/coordinator.json";
 /// A document on trial, and the way back from it.

@@ -3,7 +3,7 @@
 //! Nothing in this loop waits for the world. A shell that is slow delays its own commands only; a shell whose queue is full has
 //! its command refused as a failed deed, which the core tries again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 use trilith_core::command::{Accepted, Command, Refused};
-use trilith_core::config::Settings;
+use trilith_core::config::{ServiceId, Settings};
 use trilith_core::decision::{Decision, describe, describe_accepted, describe_refused};
 use trilith_core::event::{Event, Probe, Request, Unit};
 use trilith_core::node::Node;
@@ -24,7 +24,7 @@ use trilith_core::wire::Session;
 use crate::alarm::Alarm;
 use crate::control::{self, Asked};
 use crate::trial::Trial;
-use crate::{disk, firstboot, front, haproxy, net, notices, notify, paths, peers, support, systemd, version};
+use crate::{disk, firstboot, front, haproxy, net, notices, notify, paths, peers, support, systemd, utc, version};
 
 /// Events that may wait for the loop; a shell that finds the queue full waits.
 const EVENTS: usize = 512;
@@ -58,7 +58,7 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
         net: Arc::new(net::start(settings.clone(), me, events_tx.clone()).await?),
         peers: peers::start(&settings, me, &state.secret, session, events_tx.clone())?,
         haproxy: Arc::new(haproxy::start(settings.clone(), me, events_tx.clone()).await?),
-        front: front::start(&settings, events_tx.clone()),
+        front: front::start(&settings, haproxy::master(), events_tx.clone()),
         systemd: systemd::start(&units(&settings), events_tx.clone()),
         disk: disk::start(events_tx.clone()),
         overflow: Vec::new(),
@@ -75,6 +75,7 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
         tickets: Vec::new(),
         next_ticket: 0,
         commands: Vec::new(),
+        inactive: BTreeSet::new(),
     };
     info!(node = run.settings.node_name(me), set = run.settings.set.name, "supervisor starts");
     let mut terminate = signal(SignalKind::terminate())?;
@@ -149,12 +150,17 @@ struct Run {
     tickets: Vec<(u64, Request, oneshot::Sender<control::Response>)>,
     next_ticket: u64,
     commands: Vec<Command>,
+    /// Services whose units are not active.
+    inactive: BTreeSet<ServiceId>,
 }
 
 impl Run {
     fn take(&mut self, event: Event, shells: &mut Shells) {
-        if matches!(event, Event::Unit { unit: Unit::Haproxy, active: true }) {
-            shells.haproxy.started();
+        match event {
+            Event::Unit { unit: Unit::Haproxy, active: true } => shells.haproxy.started(),
+            Event::Unit { unit: Unit::Service(id), active: true } => _ = self.inactive.remove(&id),
+            Event::Unit { unit: Unit::Service(id), active: false } => _ = self.inactive.insert(id),
+            _ => {}
         }
         self.step(event, shells);
     }
@@ -202,8 +208,10 @@ impl Run {
                 let mut status = self.status();
                 status.channel = Some(channel(shells.peers.stats()));
                 let (haproxy, net) = (shells.haproxy.clone(), shells.net.clone());
+                let (settings, inactive) = (self.settings.clone(), self.inactive.clone());
                 tokio::spawn(async move {
-                    let status = with_flows(status, &haproxy, net).await;
+                    let mut status = with_flows(status, &haproxy, net).await;
+                    haproxy::add_alarms(&mut status, &settings, &inactive);
                     let _ = reply.send(control::Response::status(status));
                 });
             }
@@ -277,8 +285,14 @@ async fn with_flows(mut status: Status, haproxy: &haproxy::Handle, net: Arc<net:
         }
         Err(error) => status.alarms.push(format!("HAProxy tells nothing of its flows: {error:#}")),
     }
-    if let Some(problem) = haproxy.problem() {
-        status.alarms.push(problem);
+    if haproxy::master().is_full().await {
+        let full = "HAProxy has as many connections as it may: new ones wait until some end".to_owned();
+        status.alarms.push(full);
+    }
+    status.haproxy_problem = haproxy.problem();
+    status.alarms.extend(status.haproxy_problem.clone());
+    if let Some(now) = utc::now_if_right(paths::CLOCK_IS_RIGHT.as_ref()) {
+        status.alarms.extend(haproxy.ending(now));
     }
     status.alarms.extend(notices::read(paths::NOTICES.as_ref()).into_iter().map(|notice| notice.text));
     status
@@ -344,7 +358,7 @@ fn refusal(command: &Command, shell: &str) -> Option<Event> {
 fn units(settings: &Settings) -> Vec<(Unit, String)> {
     let services = settings.services.iter().enumerate();
     let services = services.filter_map(|(at, service)| {
-        let id = trilith_core::config::ServiceId(at as u8);
+        let id = ServiceId(at as u8);
         Some((Unit::Service(id), service.unit.clone()?))
     });
     std::iter::once((Unit::Haproxy, paths::HAPROXY_UNIT.to_owned())).chain(services).collect()

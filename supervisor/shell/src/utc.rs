@@ -1,7 +1,19 @@
 //! The time of day as people write it, in UTC: what a log of another machine can be compared with.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Seconds of UTC since 1970 by the machine's clock, right or wrong.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// [`now`], once a time server has set the clock: then `mark`, [`crate::paths::CLOCK_IS_RIGHT`], is there.
+/// (systemd-timesyncd.service(8))
+pub fn now_if_right(mark: &Path) -> Option<u64> {
+    mark.exists().then(now)
+}
 
 /// A moment in UTC, to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

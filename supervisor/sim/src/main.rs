@@ -14,7 +14,7 @@ use trilith_sim::explore;
 use trilith_sim::run::{self, Summary, Worlds};
 use trilith_sim::trace::{Fnv, Trace};
 
-/// Simulates sets of three nodes in a lying world, and checks the design's invariants.
+/// Simulates sets in a lying world, and checks ARCHITECTURE.md's invariants.
 #[derive(Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
 struct Arguments {

@@ -1,10 +1,11 @@
-//! `lab config-roll`: the configuration changes again and again while clients use the set, and nobody notices.
+//! `lab config-roll`: the configuration changes and versions of a service come, again and again, while clients use the set, and
+//! nobody notices.
 //!
 //! Among the changes are documents that make a node unfit, that its supervisor does not survive, and that nobody confirms: those
 //! must be taken back on all nodes by themselves.
 //!
-//! Clients of three kinds watch: kept HTTP connections and one connection a request all the time, and long-lived TCP connections
-//! that are made before each change and must live beyond it. They do not last for all of them, because HAProxy ends what is older
+//! Clients of four kinds watch: kept HTTP connections, one connection a request and HTTP/2 all the time, and long-lived TCP
+//! connections that are made before each change and must live beyond it. They do not last for all of them, because HAProxy ends what is older
 //! than eight documents (`mworker-max-reloads`).
 
 use std::io::Write;

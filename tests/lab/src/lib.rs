@@ -7,7 +7,7 @@
 //! | [`switch`] | the wire between them: cut, heal, link down |
 //! | [`load`] | what clients see |
 //! | [`bench`] | what moving or losing a node costs them |
-//! | [`config_roll`] | that changes of the configuration cost them nothing |
+//! | [`config_roll`] | that another configuration or version of a service costs them nothing |
 //! | [`mixed`] | that nodes of two versions are one set |
 //! | [`demo`] | the same to look at |
 //!

@@ -112,7 +112,7 @@ pub fn run(cuts: usize) -> Result<()> {
 fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Result<()> {
     let (mut done, mut resumed, mut gone) = (0, 0, 0);
     let begun = Instant::now();
-    let mut next = moment();
+    let mut next = one_of(&MOMENTS);
     loop {
         thread::sleep(LOOK);
         ensure!(begun.elapsed() < DEADLINE, "the rollout of {version} has not ended within {DEADLINE:?}");
@@ -129,6 +129,10 @@ fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Re
             continue;
         }
         gone = 0;
+        if rollout["phase"] != "staging" && next.name == MOMENTS[0].name {
+            // That moment does not come any more.
+            next = one_of(&MOMENTS[1..]);
+        }
         if rollout["hold"]["hold"] != "going" {
             let why = rollout["hold"].to_string();
             say(&format!("{version} waits: {why}"));
@@ -151,7 +155,7 @@ fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Re
             thread::sleep(next.lasts.mul_f64(random()));
             cut(trio, trio.machine(&victim)?, next.name, version, summary)?;
             done += 1;
-            next = moment();
+            next = one_of(&MOMENTS);
         }
     }
 }
@@ -206,8 +210,9 @@ fn status(trio: &Trio, machine: &Machine) -> Option<Value> {
     serde_json::from_slice(&said.stdout).ok()
 }
 
-fn moment() -> Moment {
-    MOMENTS[(random() * MOMENTS.len() as f64) as usize]
+/// One of these, at random.
+fn one_of(moments: &[Moment]) -> Moment {
+    moments[(random() * moments.len() as f64) as usize]
 }
 
 /// From 0 to 1, without 1.

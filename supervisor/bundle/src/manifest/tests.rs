@@ -66,7 +66,14 @@ fn each_reason_not_to_install_it_has_its_word() {
     assert_eq!(refused(Context { running: Version::new(1, 0, 9), ..here.clone() }).exit_code(), 27);
     let (code, words) = named(refused(Context { now: Some(1_826_780_400), ..here.clone() }));
     assert_eq!(code, 26);
-    assert!(words.contains("2027-11-21T07:00:00Z"), "{words}");
+    assert_eq!(words, "expired at 2027-11-21T07:00:00Z, and it is 2027-11-21T07:00:00Z here: get a newer bundle");
+    let unset = Context { now: Some(1_826_780_401), synchronised: false, ..here.clone() };
+    let (code, words) = named(refused(unset));
+    assert_eq!(code, 26, "a clock that nobody has set counts all the same");
+    assert!(
+        words.contains("by a clock that says 2027-11-21T07:00:01Z here and that no time server has set"),
+        "{words}"
+    );
     let (code, words) = named(refused(Context { banned: Some("node b:\nHAProxy never answered"), ..here.clone() }));
     assert_eq!(code, 28);
     assert!(words.contains("node b:\\nHAProxy never answered"), "{words}");

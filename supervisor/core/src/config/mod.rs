@@ -20,7 +20,7 @@
 //! | `vip.prefer` | name of a node | the VIPs are spread over the nodes in turn |
 //! | `service.name` | DNS label, unique | required |
 //! | `service.vip` | name of a VIP, or an array of names | required |
-//! | `service.port` | TCP port, 1 to 65535, once on a VIP | required |
+//! | `service.port` | TCP port, 1 to 65535 but not 22, once on a VIP | required |
 //! | `service.backend_port` | TCP port, 1 to 65535 | required |
 //! | `service.mode` | `"http"`, `"tcp"` | `"http"` |
 //! | `service.health` | `"connect"`, `"GET /path"` | `"GET /"` for http, `"connect"` for tcp |
@@ -34,7 +34,7 @@
 //! - The subnet of every VIP holds an address of every node, because packets are relayed to that address over the VIP's link.
 //!   A VIP is no node's address, nor the network's or the broadcast address.
 //! - Two services share a `backend_port` only when they name the same `unit`: one instance that serves both.
-//! - [`FRONT_PORT`] is the supervisor's own.
+//! - [`FRONT_PORT`] is the supervisor's own, [`SSH_PORT`] the node's.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -67,6 +67,8 @@ pub const MAX_DOCUMENT: usize = 256 * 1024;
 pub const PEER_PORT: u16 = 8745;
 /// TCP port of the internal front end on every VIP, which the supervisor asks for a sign of life.
 pub const FRONT_PORT: u16 = 9909;
+/// TCP port of a node's SSH server, which listens on every address, VIPs among them: HAProxy could not.
+pub const SSH_PORT: u16 = 22;
 
 /// A node of the set: its place in the document, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

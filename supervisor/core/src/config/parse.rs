@@ -224,7 +224,7 @@ fn read_service(mut table: Table<'_>, faults: &mut Faults) -> Option<ServiceDraf
     let vips = table.required(faults, "vip", "\"public\"", values::references);
     let port = table.required(faults, "port", "443", values::service_port);
     let mode = table.optional(faults, "mode", values::mode).map_or(Mode::Http, Spanned::into_inner);
-    let backend_port = table.required(faults, "backend_port", "8080", values::service_port);
+    let backend_port = table.required(faults, "backend_port", "8080", values::backend_port);
     let health = table.optional(faults, "health", values::health);
     let unit = table.optional(faults, "unit", values::unit);
     let tls_certificate = table.optional(faults, "tls_certificate", values::path);

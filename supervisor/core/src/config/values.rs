@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::fault::{Wrong, quoted};
 use super::table::type_name;
-use super::{FRONT_PORT, Health, Lone, Mode};
+use super::{FRONT_PORT, Health, Lone, Mode, SSH_PORT};
 
 /// Whether this could be the name of a node, a VIP or a service: a DNS label in lower case.
 pub fn is_label(text: &str) -> bool {
@@ -39,8 +39,19 @@ pub(super) fn port(value: &DeValue<'_>) -> Result<u16, Wrong> {
     }
 }
 
-/// A TCP port that a service may have.
+/// A TCP port of VIPs that a service may have.
 pub(super) fn service_port(value: &DeValue<'_>) -> Result<u16, Wrong> {
+    match backend_port(value)? {
+        SSH_PORT => Err(Wrong::new(
+            format!("{SSH_PORT} is the port of the node's own SSH server, on every address"),
+            "choose any other port",
+        )),
+        port => Ok(port),
+    }
+}
+
+/// A TCP port of nodes at which a service may be.
+pub(super) fn backend_port(value: &DeValue<'_>) -> Result<u16, Wrong> {
     match port(value)? {
         FRONT_PORT => Err(Wrong::new(
             format!("{FRONT_PORT} is the port by which the supervisor watches HAProxy"),

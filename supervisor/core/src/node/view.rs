@@ -36,6 +36,7 @@ impl Node {
             alarms: self.alarms(now),
             decisions: Vec::new(),
             flows: None,
+            haproxy_problem: None,
             channel: None,
         }
     }

@@ -1,9 +1,9 @@
 //! What a rollout would do, and what it waits for: in words, before anything is done.
 
 use super::lead::open;
-use super::{Agent, RESTART_SETTLE, SETTLE, Seen, Sight};
+use super::{Agent, LOST, RESTART_SETTLE, SETTLE, Seen, Sight};
 use crate::plant::Planted;
-use crate::set::{Ask, Goal, Hold, Kind, Options, Phase, Request, Rollout};
+use crate::set::{Ask, Goal, Hold, Kind, Options, Phase, Request, Rollout, Step, Turn};
 
 /// What would happen, for `--dry-run`, and the preflight of every start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,9 +61,10 @@ pub fn waits(me: &str, sight: &Sight) -> Option<String> {
         Phase::Rolling => {}
     }
     match &rollout.turn {
-        Some(turn) => {
-            agent.missed(sight, rollout, &turn.node).map(|(node, seen)| format!("node {node} {}", seen.why()))
-        }
+        Some(turn) => match agent.missed(sight, rollout, &turn.node) {
+            Some((node, seen)) => Some(format!("node {node} {}", seen.why())),
+            None => unheard(sight, turn),
+        },
         None if !open(sight, rollout) && sight.utc.is_none() => Some("the time of the day is not known".to_owned()),
         None if !open(sight, rollout) => Some("it is not the time for it".to_owned()),
         None if agent.next(sight, rollout).is_some() => None,
@@ -73,6 +74,16 @@ pub fn waits(me: &str, sight: &Sight) -> Option<String> {
             .find(|(_, seen)| !seen.serves())
             .map(|(node, seen)| format!("node {node} {}", seen.why())),
     }
+}
+
+/// That the node whose turn it is is not heard. A restart looks like a loss from outside, until the coordinator has waited [`LOST`].
+fn unheard(sight: &Sight, turn: &Turn) -> Option<String> {
+    let seen = sight.nodes.get(&turn.node).filter(|seen| !seen.heard)?;
+    let why = format!("node {} {}", turn.node, seen.why());
+    Some(match turn.step {
+        Step::Acting => format!("{why}: it restarts, or is lost; after {} s at this the rollout halts", LOST.as_secs()),
+        _ => why,
+    })
 }
 
 fn objections(sight: &Sight, options: &Options) -> Vec<String> {

@@ -265,6 +265,26 @@ fn a_node_that_is_lost_halts_the_rollout() {
 }
 
 #[test]
+fn it_is_said_that_the_node_whose_turn_it_is_is_not_heard() {
+    let mut bench = Bench::new("a", Options::default());
+    let says = |bench: &Bench| waits("a", &bench.sight());
+    bench.turn("b", &[Step::Draining]);
+    assert_eq!(says(&bench), None);
+    bench.seen("b").heard = false;
+    assert_eq!(says(&bench).as_deref(), Some("node b is not heard"));
+    let to = Step::Acting;
+    let round = bench.state.rollout.as_ref().unwrap().round;
+    bench.ask(Ask::Step { rollout: 1, node: "b".into(), round, to });
+    let restarts = "node b is not heard: it restarts, or is lost; after 900 s at this the rollout halts";
+    assert_eq!(says(&bench).as_deref(), Some(restarts));
+    bench.seen("b").heard = true;
+    assert_eq!(says(&bench), None, "it switches, and has not ended yet");
+    bench.seen("b").heard = false;
+    bench.seen("c").heard = false;
+    assert_eq!(says(&bench).as_deref(), Some("node c is not heard"), "the other one is what is wrong");
+}
+
+#[test]
 fn a_document_that_is_not_confirmed_is_taken_back() {
     let mut bench = Bench::idle("a");
     bench.leads = true;

@@ -121,6 +121,38 @@ fn a_reset_replaces_everything_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_reset_keeps_what_the_set_has_agreed_on_unless_the_node_leaves_it() {
+    let document = |name: &str, address: &str| {
+        format!(
+            "[set]\nname = \"{name}\"\nsecret_file = \"/var/lib/trilith/secret\"\n[[node]]\nname = \"a\"\naddress = \"{address}\"\n\
+             [[vip]]\nname = \"public\"\naddress = \"10.0.0.10/24\"\ninterface = \"eth0\"\n"
+        )
+    };
+    let answers = |name: &str, address: &str, secret: &str| {
+        let (document, node) = (document(name, address), "a".to_owned());
+        Answers { set: Some(SetPart { document, secret: Some(Secret(secret.to_owned())), node }), ..Answers::default() }
+    };
+    let (one, agreed) = (answers("one", "10.0.0.11", "s"), format!("# later\n{}", document("one", "10.0.0.11")));
+    let others = [("two", "10.0.0.11", "s"), ("one", "10.0.0.12", "s"), ("one", "10.0.0.11", "t")];
+    for (stays, next) in std::iter::once((true, one.clone())).chain(others.map(|(n, a, s)| (false, answers(n, a, s)))) {
+        let root = Root::new("agreed");
+        let store = root.store();
+        store.store(&one).unwrap();
+        fs::write(store.path("set.toml"), &agreed).unwrap();
+        fs::create_dir(store.path("raft")).unwrap();
+        fs::write(store.path("raft/log"), "log").unwrap();
+        fs::write(store.path("coordinator.json"), "{}").unwrap();
+        store.want_reset().unwrap();
+        store.store(&next).unwrap();
+        let state = root.state();
+        let given = &next.set.as_ref().unwrap().document;
+        assert_eq!(state["/set.toml"], if stays { agreed.clone() } else { given.clone() });
+        let kept = ["/raft/log", "/coordinator.json"].map(|name| state.contains_key(name));
+        assert_eq!(kept, [stays; 2], "{given}");
+    }
+}
+
+#[test]
 fn a_set_that_an_admin_put_there_survives_a_first_boot_without_one() {
     let root = Root::new("admin");
     fs::write(root.store().path("set.toml"), "mine").unwrap();

@@ -58,7 +58,9 @@ impl Keeper {
             health.alarms.push(Alarm::Full { why });
         }
         let empty = self.empty_voters(&standing, greetings);
-        match self.majority_lost(&standing, &empty, Some(&standing), greetings) {
+        let lost = self.majority_lost(&standing, &empty, Some(&standing), greetings);
+        let decides = lost.is_none();
+        match lost {
             Some(alarm) => health.alarms.push(alarm),
             None => health.alarms.extend(empty.into_iter().map(|node| self.disk_lost(node))),
         }
@@ -72,9 +74,12 @@ impl Keeper {
                 health.alarms.push(Alarm::Foreign { node: self.shared.nodes[usize::from(node.0)].clone() });
             }
         }
-        if health.leader.is_none() && !health.silent.is_empty() && !self.quorum_there(active, greetings) {
+        if !decides || health.leader.is_some() {
+            return;
+        }
+        if !health.silent.is_empty() && !self.quorum_there(active, greetings) {
             health.alarms.push(Alarm::NoQuorum { silent: health.silent.clone() });
-        } else if health.leader.is_none() && self.led_at.elapsed() > self.shared.rhythm.lease * LEADERLESS {
+        } else if self.led_at.elapsed() > self.shared.rhythm.lease * LEADERLESS {
             health.alarms.push(Alarm::NoLeader);
         }
     }
@@ -128,7 +133,8 @@ impl Keeper {
         names.collect()
     }
 
-    /// The alarm, if the voters whose disks are not `empty` are no majority any more.
+    /// The alarm, if disks are `empty` and what is left of the voters can't decide without them. While somebody leads, one that is
+    /// silent here is left all the same; without a leader only those are that answer.
     fn majority_lost(
         &self,
         standing: &Standing,
@@ -136,14 +142,19 @@ impl Keeper {
         me: Option<&Standing>,
         greetings: &Greetings,
     ) -> Option<Alarm> {
-        let left = standing.voters.iter().map(|(_, name)| name).filter(|voter| !empty.contains(voter)).count();
+        let others = greetings.values().flatten().filter_map(|greeting| greeting.member.as_ref());
+        let holders = others.chain(me).filter(|other| other.identity.set == standing.identity.set);
+        let led = holders.clone().any(|holder| holder.led);
+        let silent = greetings.iter().filter(|(_, greeting)| greeting.is_none());
+        let silent: Vec<&String> = silent.map(|(node, _)| &self.shared.nodes[usize::from(node.0)]).collect();
+        let voters = || standing.voters.iter().map(|(_, name)| name);
+        let away: Vec<&String> = voters().filter(|voter| silent.contains(voter)).collect();
+        let left = voters().filter(|voter| !empty.contains(voter) && (led || !away.contains(voter))).count();
         if left * 2 > standing.voters.len() || empty.is_empty() {
             return None;
         }
-        let others = greetings.values().flatten().filter_map(|greeting| greeting.member.as_ref());
-        let holder = others.chain(me).filter(|other| other.identity.set == standing.identity.set);
-        let holder = holder.max_by_key(|other| other.last)?.identity.name.clone();
-        Some(Alarm::MajorityLost { empty: empty.to_vec(), holder })
+        let holder = holders.max_by_key(|other| other.last)?.identity.name.clone();
+        Some(Alarm::MajorityLost { empty: empty.to_vec(), silent: self.in_order(away.into_iter()), holder })
     }
 
     /// Whether those who answer, with this node, could elect a leader.

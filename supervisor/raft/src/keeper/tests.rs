@@ -346,6 +346,7 @@ async fn two_empty_disks_of_three_are_refused_until_the_third_is_made_the_set() 
     }
     let alarm = Alarm::MajorityLost {
         empty: empty.iter().map(|node| NAMES[*node].to_owned()).collect(),
+        silent: vec![],
         holder: NAMES[keeps].to_owned(),
     };
     for node in 0..3 {
@@ -369,6 +370,34 @@ async fn two_empty_disks_of_three_are_refused_until_the_third_is_made_the_set() 
     }
     cluster.whole().await;
     cluster.all_see(2).await;
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn with_a_disk_empty_and_a_node_silent_it_is_said_that_this_one_must_come_back() {
+    let mut cluster = Cluster::formed("silent", 3).await;
+    let keeps = cluster.leader().await;
+    let (away, lost) = ((keeps + 1) % 3, (keeps + 2) % 3);
+    cluster.stop(away).await;
+    cluster.empty(lost).await;
+    let alarm = Alarm::MajorityLost {
+        empty: names(&[NAMES[lost]]),
+        silent: names(&[NAMES[away]]),
+        holder: NAMES[keeps].to_owned(),
+    };
+    for node in [keeps, lost] {
+        eventually("nothing else is advised", async || cluster.health(node).alarms == [alarm.clone()]).await;
+    }
+    let words = alarm.to_string();
+    let (first, last) = (format!("bring {} back", NAMES[away]), format!("`trilith node recover` on {}", NAMES[keeps]));
+    assert!(words.find(&first).unwrap() < words.find(&last).unwrap(), "{words}");
+    assert!(!words.contains("node replace"), "nobody could carry that out: {words}");
+    eventually("a command fails with the same words", async || cluster.replica(keeps).shared().no_majority() == words)
+        .await;
+    cluster.start(away).await;
+    let alarm = Alarm::DiskLost { node: NAMES[lost].to_owned(), set: "edge-1".to_owned() };
+    cluster.alarm(lost, alarm).await;
+    cluster.replace(lost, away).await;
+    cluster.whole().await;
 }
 
 #[tokio::test(flavor = "current_thread")]

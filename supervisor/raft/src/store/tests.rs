@@ -405,6 +405,20 @@ fn a_snapshot_or_identity_that_is_damaged_or_gone_is_refused() {
 }
 
 #[test]
+fn what_is_damaged_stays_where_it_is_and_the_words_say_what_an_admin_without_a_shell_can_do() {
+    let folder = Folder::new("words");
+    let directory = folder.path().join("raft");
+    create(&directory, &identity("one"), None).unwrap();
+    let path = directory.join(CURRENT).join(LOG);
+    fs::write(&path, b"nothing").unwrap();
+    for _ in 0..2 {
+        let words = opened(&directory).unwrap_err().to_string();
+        assert!(words.contains("make this machine anew") && !words.contains("remove"), "{words}");
+    }
+    assert_eq!(fs::read(&path).unwrap(), b"nothing");
+}
+
+#[test]
 fn the_store_that_was_replaced_is_kept_once() {
     let folder = Folder::new("replaced");
     let directory = folder.path().join("raft");

@@ -1,12 +1,15 @@
 //! The promise of `trilith status --json`: what is printed is what `docs/status.schema.json` says, no more and no less.
 
 use serde_json::{Map, Value, json};
+use trilith_core::status::Status;
 
 use super::testing::full;
 
 #[test]
 fn a_full_status_is_what_the_schema_says() {
-    assert_eq!(faults(&serde_json::to_value(full()).unwrap()), Vec::<String>::new());
+    let mut status = full();
+    status.haproxy_problem = Some("HAProxy refuses its configuration".to_owned());
+    assert_eq!(faults(&serde_json::to_value(status).unwrap()), Vec::<String>::new());
 }
 
 #[test]
@@ -23,6 +26,16 @@ fn an_empty_status_is_what_the_schema_says() {
         node.fitness = "unknown".to_owned();
     }
     assert_eq!(faults(&serde_json::to_value(status).unwrap()), Vec::<String>::new());
+}
+
+#[test]
+fn a_status_of_a_version_that_tells_less_is_read() {
+    let mut older = serde_json::to_value(full()).unwrap();
+    for added in ["flows", "haproxy_problem", "channel"] {
+        older.as_object_mut().unwrap().remove(added);
+    }
+    let read: Status = serde_json::from_value(older).unwrap();
+    assert_eq!((read.flows, read.haproxy_problem, read.channel), (None, None, None));
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub fn full() -> Status {
         service: service.to_owned(),
         node: node.to_owned(),
         state: "UP".to_owned(),
+        since_ms: 92_999_000,
+        check: "Layer7 check passed, 200: OK".to_owned(),
         current,
     };
     Status {
@@ -67,6 +69,7 @@ pub fn full() -> Status {
             relayed: 412,
             backends: vec![server("portal", "a", 401), server("portal", "b", 400), server("echo", "a", 2)],
         }),
+        haproxy_problem: None,
         channel: Some(Channel { sent: 91_204, detoured: 0, not_sent: 0, received: 91_198, refused: 0 }),
     }
 }

@@ -423,6 +423,9 @@ fn words(shown: &Shown) -> String {
         None => lines.push("no rollout is in progress".to_owned()),
     }
     lines.push(format!("coordinator: {}", shown.leader.as_deref().unwrap_or("none, too few nodes answer")));
+    if !shown.silent.is_empty() {
+        lines.push(format!("no coordinator answers on: {}", shown.silent.join(", ")));
+    }
     lines.push(format!("configuration {}", config.good.version));
     for (name, node) in nodes {
         let part = rollout.as_ref().and_then(|rollout| rollout.nodes.get(name));
@@ -621,7 +624,10 @@ fn unreachable(error: &io::Error) -> Fault {
             format!("{} may be opened by root and the group trilith-admin only", paths::COORDINATOR_SOCKET)
         }
         _ => {
-            format!("the coordinator is not running ({}: {error}): the node's logs say why", paths::COORDINATOR_SOCKET)
+            format!(
+                "the coordinator is not running ({}: {error}): trilith status may say why",
+                paths::COORDINATOR_SOCKET
+            )
         }
     };
     Fault { text, exit: Exit::Unreachable }
@@ -700,6 +706,20 @@ mod tests {
         for text in ["", "2-4", "24:00-01:00", "02:60-03:00", "02:00", "02:00-"] {
             assert!(window(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_nodes_whose_coordinators_are_silent_are_named() {
+        let shown = |silent: &[&str]| Shown {
+            node: "a".to_owned(),
+            leader: Some("a".to_owned()),
+            silent: silent.iter().map(|name| (*name).to_owned()).collect(),
+            alarms: Vec::new(),
+            waits: None,
+            state: State::default(),
+        };
+        assert!(words(&shown(&["b", "c"])).contains("\nno coordinator answers on: b, c\n"));
+        assert!(!words(&shown(&[])).contains("answers on"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct Facts {
     pub status: Result<Box<Status>, String>,
     /// What the supervisor said last before it ended, while it does not run.
     pub last_words: Vec<String>,
-    /// Notices of programs that ran before it; part of the status' alarms when there is one.
+    /// Notices of other programs; part of the status' alarms when there is one.
     pub notices: Vec<Notice>,
     /// What the first boot has to say; `None` when it has not run.
     pub first_boot: Option<Report>,

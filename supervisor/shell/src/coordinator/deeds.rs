@@ -16,7 +16,7 @@ use trilith_core::set::{Ask, Bundle, Document, Kind, Release, Request, State, Ve
 use trilith_core::slots::Slot;
 use trilith_raft::{Health, ProposeError, Replica};
 
-use super::sight::{World, now_utc};
+use super::sight::World;
 use super::{peers, server, service};
 use crate::control::client::ask;
 use crate::control::{self, Response, successors};
@@ -486,7 +486,9 @@ async fn restart() -> Result<(), String> {
     Err(format!("the machine has not restarted within {} s of being asked to", RESTARTS.as_secs()))
 }
 
-/// When a bundle must no longer be taken, the machine's clock has to do.
+/// The time by which bundles expire: the machine's clock has to do where no time server has set it. Otherwise nothing would expire
+/// in a set without time servers, or for whoever keeps them from answering. Price: a clock that is far ahead refuses a good
+/// bundle; the refusal names the clock's time, and that nobody has set it.
 pub fn utc_or_now(world: &World) -> u64 {
-    world.utc().unwrap_or_else(now_utc)
+    world.utc().unwrap_or_else(crate::utc::now)
 }

@@ -33,6 +33,9 @@ pub struct Claim {
     pub version: String,
     /// Fingerprint of its document.
     pub fingerprint: String,
+    /// What keeps its HAProxy from running that document.
+    #[serde(default)]
+    pub haproxy_problem: Option<String>,
 }
 
 /// What another node sees of it.
@@ -97,7 +100,10 @@ fn sees(status: &Status, node: &str, about: &Claim) -> bool {
     });
     let flows = status.flows.as_ref();
     let instances = flows.iter().flat_map(|flows| &flows.backends).filter(|backend| backend.node == node);
-    heard && flows.is_some() && instances.into_iter().all(|backend| backend.state.starts_with("UP"))
+    heard
+        && about.haproxy_problem.is_none()
+        && flows.is_some()
+        && instances.into_iter().all(|backend| backend.state.starts_with("UP"))
 }
 
 /// Asks a peer whether it sees this node serve.
@@ -169,7 +175,7 @@ mod tests {
 
     /// What node b, as the test status shows it, says of itself.
     fn b() -> Claim {
-        Claim { version: "0.1.0".to_owned(), fingerprint: "4351b4ee".to_owned() }
+        Claim { version: "0.1.0".to_owned(), fingerprint: "4351b4ee".to_owned(), haproxy_problem: None }
     }
 
     fn b_in(status: &mut Status) -> &mut NodeStatus {
@@ -199,6 +205,14 @@ mod tests {
             change(&mut status);
             assert!(!sees(&status, "b", &b()), "{why}");
         }
+    }
+
+    #[test]
+    fn nobody_vouches_for_a_node_whose_haproxy_does_not_run_its_document() {
+        let about = Claim { haproxy_problem: Some("no certificate".to_owned()), ..b() };
+        assert!(!sees(&full(), "b", &about), "although the HAProxy of before serves");
+        let older = r#"{"version":"0.1.0","fingerprint":"4351b4ee"}"#;
+        assert_eq!(serde_json::from_str::<Claim>(older).unwrap(), b(), "a version that does not tell");
     }
 
     /// What a peer that sends this is told.

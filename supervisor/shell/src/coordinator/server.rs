@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 use trilith_bundle::{Context, Failure, Room, Store, Verified, transfer};
 use trilith_core::rollout::{plan, waits};
-use trilith_core::set::{self, Ask, Bundle, Goal, Hold, Options, Reply, State};
+use trilith_core::set::{self, Ask, Bundle, Goal, Hold, Options, Phase, Reply, State};
 use trilith_raft::{Health, ProposeError, Replica};
 
 use super::deeds::{Deeds, forget_another, have, utc_or_now};
@@ -231,16 +231,24 @@ pub fn serve(
     }
 }
 
-/// What about the rollout in progress, or the last one, needs an operator; nothing while all goes well.
+/// What about the rollout in progress, or the last one, needs an operator, with the command; nothing while all goes well.
 pub fn concern(state: &State) -> Option<String> {
     let Some(rollout) = &state.rollout else { return state.stray() };
-    match &rollout.hold {
+    let (id, kind, hold) = (rollout.id, &rollout.kind, &rollout.hold);
+    match hold {
+        Hold::Going if rollout.phase == Phase::Confirming && rollout.back.is_none() => {
+            let within = rollout.options.confirm_within_s.map_or_else(String::new, |s| format!(" within {s} s"));
+            Some(format!(
+                "rollout {id} of {kind} has come to all nodes, and is taken back unless it is confirmed{within}, with: \
+                 trilith config confirm"
+            ))
+        }
         Hold::Going => None,
-        Hold::Paused { why: set::Pause::Operator } => None,
-        Hold::Paused { .. } => Some(format!("rollout {} of {} is {}", rollout.id, rollout.kind, rollout.hold)),
+        Hold::Paused { .. } => Some(format!(
+            "rollout {id} of {kind} is {hold}; it goes on or is taken back with: trilith upgrade resume|abort"
+        )),
         Hold::Halted { node, reason } => Some(format!(
-            "rollout {} of {} has halted on node {node}: {reason}; resume or abort it with: trilith upgrade resume|abort",
-            rollout.id, rollout.kind
+            "rollout {id} of {kind} has halted on node {node}: {reason}; resume or abort it with: trilith upgrade resume|abort"
         )),
     }
 }
@@ -292,6 +300,7 @@ async fn upload(
                 banned: ban.map(|ban| ban.reason.as_str()),
                 room,
                 now: Some(now),
+                synchronised: utc.is_some(),
             })?;
             let (release, id) = (manifest.release(), verified.id().to_string());
             let known = replica.state().borrow().bundles.get(&release).is_none_or(|known| known.manifest == id);
@@ -371,3 +380,60 @@ const OPERATOR: &str = "operator";
 const USAGE: u8 = 2;
 const REFUSED: u8 = 1;
 const TIMED_OUT: u8 = 5;
+
+#[cfg(test)]
+mod tests {
+    use trilith_core::set::{Kind, Pause, Rollout};
+
+    use super::*;
+
+    fn concerned(change: impl Fn(&mut Rollout)) -> Option<String> {
+        let mut rollout = Rollout {
+            id: 7,
+            token: String::new(),
+            kind: Kind::Config { version: 2 },
+            options: Options::default(),
+            phase: Phase::Rolling,
+            hold: Hold::Going,
+            round: 0,
+            back: None,
+            nodes: Default::default(),
+            turn: None,
+            notes: Vec::new(),
+        };
+        change(&mut rollout);
+        concern(&State { rollout: Some(rollout), ..State::default() })
+    }
+
+    #[test]
+    fn all_that_waits_for_an_operator_is_said_with_the_command_that_it_waits_for() {
+        assert_eq!(concerned(|_| ()), None);
+        let (node, reason) = ("b".to_owned(), "no carrier".to_owned());
+        let pauses = [
+            (Pause::Operator, "by an operator"),
+            (Pause::SecondFailure { node: node.clone(), reason: reason.clone() }, "because node b failed"),
+            (Pause::GaveBack { node: node.clone(), reason: reason.clone() }, "because node b could not go on"),
+        ];
+        for (why, part) in pauses {
+            let words = concerned(|rollout| rollout.hold = Hold::Paused { why: why.clone() }).unwrap();
+            assert!(words.starts_with(&format!("rollout 7 of configuration 2 is paused {part}")), "{words}");
+            assert!(words.ends_with("with: trilith upgrade resume|abort"), "{words}");
+        }
+        let halted = Hold::Halted { node, reason };
+        let words = concerned(|rollout| rollout.hold = halted.clone()).unwrap();
+        assert!(words.ends_with("with: trilith upgrade resume|abort"), "{words}");
+        let confirming = |rollout: &mut Rollout| {
+            (rollout.phase, rollout.options.confirm_within_s) = (Phase::Confirming, Some(300));
+        };
+        assert_eq!(
+            concerned(confirming).unwrap(),
+            "rollout 7 of configuration 2 has come to all nodes, and is taken back unless it is confirmed within 300 s, \
+             with: trilith config confirm"
+        );
+        let back = |rollout: &mut Rollout| {
+            confirming(rollout);
+            rollout.back = Some("no".to_owned());
+        };
+        assert_eq!(concerned(back), None, "nobody can confirm it any more");
+    }
+}

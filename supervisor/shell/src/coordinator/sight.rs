@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -24,10 +24,12 @@ use crate::control::client::ask;
 use crate::control::{Request, Response};
 use crate::slot::{self, Deed};
 use crate::trial::Trial;
-use crate::{paths, systemd};
+use crate::{paths, systemd, utc};
 
 /// How long looking at the slots may take: the other one is read in full.
 const SLOTS_PATIENCE: Duration = Duration::from_secs(120);
+/// What is wrong with a node while nothing is known of it.
+const SILENT: &str = "its supervisor does not answer";
 
 /// Everything that is seen, and the record of what was done.
 pub struct World {
@@ -82,7 +84,7 @@ impl World {
 
     /// Seconds of UTC since 1970, once a time server has set the clock. (systemd-timesyncd.service(8))
     pub fn utc(&self) -> Option<u64> {
-        Path::new(paths::CLOCK_IS_RIGHT).exists().then(now_utc)
+        utc::now_if_right(paths::CLOCK_IS_RIGHT.as_ref())
     }
 
     /// Whether it is known what the slots hold, where there are any. Otherwise the unit that may looks at them, which takes its time
@@ -155,7 +157,7 @@ impl World {
             .iter()
             .map(|node| (node.name.clone(), seen(&node.name, &self.name, status.as_ref())))
             .collect();
-        self.own.ails = status.as_ref().and_then(|status| silent(status, &self.name, |_| true));
+        self.own.ails = ails(status.as_ref(), &self.name);
         self.status.send_replace(status);
         self.judge_document();
         self.adopt_document(state);
@@ -245,6 +247,7 @@ impl World {
             .map(|status| Claim {
                 version: status.version.clone(),
                 fingerprint: fingerprint(self.settings.fingerprint),
+                haproxy_problem: status.haproxy_problem.clone(),
             });
         let Some(claim) = claim else { return };
         let peers =
@@ -255,11 +258,6 @@ impl World {
         });
         self.own.seen_by = futures_util::future::join_all(asked).await.into_iter().flatten().collect();
     }
-}
-
-/// Seconds of UTC since 1970 by the machine's clock, right or wrong.
-pub fn now_utc() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn blessed(slots: &Slots) -> bool {
@@ -293,12 +291,21 @@ fn other_version(slots: &Slots, back: bool) -> Option<Version> {
 
 fn seen(name: &str, me: &str, status: Option<&Status>) -> Seen {
     let Some(status) = status else {
-        let unfit = (name == me).then(|| "its supervisor does not answer".to_owned());
+        let unfit = (name == me).then(|| SILENT.to_owned());
         return Seen { heard: name == me, unfit, ..Seen::default() };
     };
     let Some(node) = status.nodes.iter().find(|node| node.name == name) else { return Seen::default() };
     let vips = status.vips.iter().filter(|vip| vip.owner.as_deref() == Some(name)).count();
     Seen { heard: node.heard, unfit: unfit(node), drained: node.drained, vips }
+}
+
+/// Why this node would serve badly with the document in force. What its HAProxy finds says nothing of a document that it has refused:
+/// it goes on with the one of before.
+fn ails(status: Option<&Status>, me: &str) -> Option<String> {
+    let Some(status) = status else { return Some(SILENT.to_owned()) };
+    let refused = status.haproxy_problem.as_ref();
+    let refused = refused.map(|why| format!("its HAProxy does not run what the document asks for: {why}"));
+    refused.or_else(|| silent(status, me, |_| true))
 }
 
 /// The first of these services that does not answer on this node, as its own HAProxy finds with the document in force.
@@ -353,6 +360,18 @@ mod tests {
         assert_eq!(silent(&status, "a", |service| service == "echo"), None, "the other one is asked for");
         status.flows = None;
         assert!(silent(&status, "a", |_| true).is_some());
+    }
+
+    #[test]
+    fn a_document_that_haproxy_does_not_run_comes_first_whatever_the_one_of_before_finds() {
+        let mut status = full();
+        assert_eq!(ails(Some(&status), "a"), None);
+        status.haproxy_problem = Some("no certificate".to_owned());
+        let refused = "its HAProxy does not run what the document asks for: no certificate";
+        assert_eq!(ails(Some(&status), "a").unwrap(), refused, "although all services answer");
+        status.flows = None;
+        assert_eq!(ails(Some(&status), "a").unwrap(), refused, "which all else follows from");
+        assert_eq!(ails(None, "a").unwrap(), "its supervisor does not answer");
     }
 
     #[test]

@@ -9,19 +9,23 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, DirBuilder, File};
-use std::io::Read;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::PoisonError;
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use trilith_core::config::is_label;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::ends::{Ends, first_certificate, moment};
 use super::render::digest;
-use super::{Shell, seen_from};
-use crate::{disk, paths};
+use super::{CONFIG, Shell, seen_from};
+use crate::{disk, paths, utc};
 
 /// Where HAProxy finds the certificates of services, by their names.
 pub type Copies = BTreeMap<String, String>;
@@ -90,15 +94,21 @@ impl Shell {
         Ok(copies)
     }
 
-    /// Removes copies that nobody reads any more: those which the configuration in force does not name.
+    /// Removes copies that nobody reads any more, or never will: those which the configuration on disk does not name.
     pub(super) fn tidy_certificates(&self) {
-        let used: Vec<_> = self.copies.values().map(|copy| seen_from(&self.installed.root, copy)).collect();
+        let used = match fs::read_to_string(self.installed.dir.with_file_name(CONFIG)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return tracing::warn!("copies of certificates are left: {CONFIG}: {error}");
+            }
+            read => read.unwrap_or_default(),
+        };
         let folder = seen_from(&self.installed.root, paths::TLS);
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            if !used.contains(&entry)
-                && let Err(error) = fs::remove_file(&entry)
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let copy = format!("{}/{}", paths::TLS, entry.file_name().display());
+            if !used.contains(&copy)
+                && let Err(error) = fs::remove_file(entry.path())
             {
-                tracing::warn!("{} is left: {error}", entry.display());
+                tracing::warn!("{copy} is left: {error}");
             }
         }
     }
@@ -118,6 +128,7 @@ impl Shell {
             ));
         }
         self.judge(pem).await?;
+        self.refuse_ended(pem).await?;
         let (target, pem) = (seen_from(&self.installed.root, &path), pem.clone());
         disk::aside(move || store(&target, &pem)).await?;
         if named.is_none() {
@@ -125,7 +136,12 @@ impl Shell {
         }
         self.adopt().await.map_err(|error| format!("{error:#}"))?;
         match &self.refused {
-            None => Ok(format!("the certificate of service {service} is in force for new connections")),
+            None => {
+                let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+                let until = ends.get(service).map(|end| format!(", and holds until {}", moment(*end)));
+                let until = until.unwrap_or_default();
+                Ok(format!("the certificate of service {service} is in force for new connections{until}"))
+            }
             Some(why) => Err(format!("it is in {path}, but {why}")),
         }
     }
@@ -150,6 +166,29 @@ impl Shell {
         judged
     }
 
+    /// Refuses a certificate that has ended already, if HAProxy runs and can tell, and the clock is right.
+    async fn refuse_ended(&self, pem: &Pem) -> Result<(), String> {
+        let now = utc::now_if_right(&seen_from(&self.installed.root, paths::CLOCK_IS_RIGHT));
+        let (Some(now), Some(certificate)) = (now, first_certificate(&pem.0)) else { return Ok(()) };
+        match self.master.end_of(&certificate).await {
+            Ok(Some(end)) if end < now => Err(format!("it ended on {}: clients would refuse it", moment(end))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the HAProxy that runs tell when its certificates end. If it does not answer, what it has told before counts.
+    pub(super) async fn ask_ends(&self) {
+        let mut ends = Ends::new();
+        for (service, copy) in &self.copies {
+            match self.master.certificate_end(copy).await {
+                Ok(Some(end)) => _ = ends.insert(service.clone(), end),
+                Ok(None) => tracing::warn!("HAProxy does not tell when the certificate of service {service} ends"),
+                Err(_) => return,
+            }
+        }
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+    }
+
     /// Puts a file where HAProxy may read it: in a directory that gives it HAProxy's group.
     fn copy(&self, path: &str, text: &[u8]) -> Result<(), String> {
         disk::replace_with(&seen_from(&self.installed.root, path), text, 0o640).map_err(|error| format!("{error:#}"))
@@ -163,12 +202,57 @@ fn store(path: &Path, pem: &Pem) -> Result<(), String> {
     disk::replace_with(path, pem.0.as_bytes(), 0o600).map_err(|error| format!("{error:#}"))
 }
 
-fn read(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+/// Reads what is to be copied. Whoever may change the configuration chooses the path, and HAProxy's user reads the copy: so nothing
+/// is read by way of a link, nor what is no certificate.
+fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let wrong = |why: String| Err(io::Error::new(ErrorKind::InvalidData, why));
+    // A pipe is never waited for.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
+            return wrong("it is a symbolic link".to_owned());
+        }
+        opened => opened?,
+    };
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_PEM + 1));
-    File::open(path)?.take(MAX_PEM as u64 + 1).read_to_end(&mut text)?;
+    file.take(MAX_PEM as u64 + 1).read_to_end(&mut text)?;
     if text.len() > MAX_PEM {
-        let why = format!("it has more than {MAX_PEM} bytes");
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, why));
+        return wrong(format!("it has more than {MAX_PEM} bytes"));
+    }
+    if !is_pem(&text) {
+        return wrong("it holds no certificate and private key in PEM".to_owned());
     }
     Ok(text)
+}
+
+/// Whether it has the form of a certificate and a private key (RFC 7468). Whether they are any good is for HAProxy to say.
+fn is_pem(text: &[u8]) -> bool {
+    let mut lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    let key = |line: &[u8]| line.starts_with(b"-----BEGIN ") && line.ends_with(b"PRIVATE KEY-----");
+    lines.clone().any(|line| line == b"-----BEGIN CERTIFICATE-----") && lines.any(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_certificate_with_its_key_is_read_and_by_no_link() {
+        let folder = std::env::temp_dir().join(format!("trilith-certificate-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (path, link) = (folder.join("secure.pem"), folder.join("link.pem"));
+        let (certificate, key) = ("-----BEGIN CERTIFICATE-----\r\n", "-----BEGIN EC PRIVATE KEY-----\n");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let why = |path: &Path| read(path).unwrap_err().to_string();
+        for text in ["", "root:*:20000:0:99999:7:::\n", certificate, key, &format!("# {certificate}{key}")] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(why(&path), "it holds no certificate and private key in PEM", "{text:?}");
+        }
+        fs::write(&path, format!("{key}{certificate}")).unwrap();
+        assert_eq!(read(&path).unwrap().as_slice(), fs::read(&path).unwrap());
+        assert_eq!(why(&link), "it is a symbolic link");
+        nix::unistd::mkfifo(&folder.join("pipe.pem"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(why(&folder.join("pipe.pem")), "it holds no certificate and private key in PEM");
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -13,6 +13,8 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 use trilith_core::status::{BackendStatus, Flows};
 
+use super::ends::parse_end;
+
 /// How long HAProxy may take to answer. It does in a millisecond, unless it hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it may take to read its configuration and to have a new worker running.
@@ -24,14 +26,31 @@ const COMMANDS_PER_LINE: usize = 32;
 
 /// The longest name or state that is taken over, in characters: a DNS label's, and above all of HAProxy's.
 const MAX_WORD: usize = 63;
+/// The most characters of each part of what a health check found.
+const MAX_FINDING: usize = 100;
+
+/// Name of a certificate that is only looked at.
+const JUDGED: &str = "trilith-judged";
 
 /// Why there is no answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
     /// Nobody listens, or not for long enough: HAProxy does not run, not yet, or is ending.
     NotRunning,
+    /// One line: it did not answer in time, because it is busy or hangs.
+    Late(String),
     /// One line that names the socket and what is wrong.
     Failed(String),
+}
+
+impl Failure {
+    /// What is wrong; nothing with a HAProxy that does not run, because it reads what is wanted when it starts.
+    pub fn wrong(self) -> Option<String> {
+        match self {
+            Failure::NotRunning => None,
+            Failure::Late(why) | Failure::Failed(why) => Some(why),
+        }
+    }
 }
 
 /// The way to a HAProxy.
@@ -59,6 +78,13 @@ impl Master {
     /// Whether the worker was asked to end with its last connection, and no other has taken its place.
     pub async fn is_ending(&self) -> Result<bool, Failure> {
         Ok(ending(&self.info().await?))
+    }
+
+    /// Whether the worker runs and has as many connections as it may: it accepts no more until some end.
+    pub async fn is_full(&self) -> bool {
+        let info = self.info().await.unwrap_or_default();
+        let number = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        number("CurrConns:").zip(number("Maxconn:")).is_some_and(|(now, most)| now >= most)
     }
 
     /// `show info` of the worker.
@@ -108,6 +134,26 @@ impl Master {
         self.ask("@1 show stat -1 5 -1", ANSWER_TIMEOUT).await
     }
 
+    /// When a certificate that the worker has loaded from `file` ends, in seconds of UTC since 1970; none if it has not.
+    pub async fn certificate_end(&self, file: &str) -> Result<Option<u64>, Failure> {
+        Ok(parse_end(&self.ask(&format!("@1 show ssl cert {file}"), ANSWER_TIMEOUT).await?))
+    }
+
+    /// When this certificate ends (PEM, without empty lines): the worker takes it, without its key, as an authority's that nothing uses,
+    /// tells, and forgets it.
+    pub async fn end_of(&self, certificate: &str) -> Result<Option<u64>, Failure> {
+        let mut told = String::new();
+        for line in [
+            format!("@1 new ssl ca-file {JUDGED}"),
+            format!("@1 set ssl ca-file {JUDGED} <<\n{certificate}"),
+            format!("@1 show ssl ca-file *{JUDGED}:1"),
+            format!("@1 abort ssl ca-file {JUDGED};@1 del ssl ca-file {JUDGED}"),
+        ] {
+            told += &self.ask(&line, ANSWER_TIMEOUT).await?;
+        }
+        Ok(parse_end(&told))
+    }
+
     async fn ask(&self, line: &str, patience: Duration) -> Result<String, Failure> {
         let exchange = async {
             let mut stream = UnixStream::connect(&self.path).await?;
@@ -128,7 +174,7 @@ impl Master {
                 | ErrorKind::BrokenPipe => Failure::NotRunning,
                 _ => Failure::Failed(format!("{path}: {error}")),
             }),
-            Err(_) => Err(Failure::Failed(format!(
+            Err(_) => Err(Failure::Late(format!(
                 "{path}: HAProxy did not answer `{}` within {patience:?}",
                 line.split(';').next().unwrap_or_default()
             ))),
@@ -158,7 +204,12 @@ pub fn parse_flows(csv: &str) -> Flows {
     let header = lines.next().unwrap_or_default().trim_start_matches("# ");
     let columns: BTreeMap<&str, usize> = header.split(',').enumerate().map(|(place, name)| (name, place)).collect();
     for line in lines {
-        let fields: Vec<&str> = line.split(',').collect();
+        let mut quoted = false;
+        let fields = line.split(|c| {
+            quoted ^= c == '"';
+            c == ',' && !quoted
+        });
+        let fields: Vec<&str> = fields.collect();
         let field = |name| columns.get(name).and_then(|&place| fields.get(place)).copied();
         let (Some(proxy), Some(server), Some(state)) = (field("pxname"), field("svname"), field("status")) else {
             continue;
@@ -170,17 +221,26 @@ pub fn parse_flows(csv: &str) -> Flows {
                 flows.total = flows.total.saturating_add(number("stot"));
             }
         } else if let Some(service) = proxy.strip_prefix("be_") {
-            // It comes to an admin's terminal.
-            let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_WORD).collect();
+            let finding = |name| plain(field(name).unwrap_or_default().trim_matches('"'), MAX_FINDING);
+            let parts = [("", "check_desc"), (", ", "check_code"), (": ", "last_chk")];
+            let said =
+                parts.map(|(before, name)| (before, finding(name))).into_iter().filter(|(_, part)| !part.is_empty());
             flows.backends.push(BackendStatus {
-                service: plain(service),
-                node: plain(server),
-                state: plain(state),
+                service: plain(service, MAX_WORD),
+                node: plain(server, MAX_WORD),
+                state: plain(state, MAX_WORD),
+                since_ms: number("lastchg").saturating_mul(1000),
+                check: said.map(|(before, part)| format!("{before}{part}")).collect(),
                 current: number("scur"),
             });
         }
     }
     flows
+}
+
+/// Without what an admin's terminal could take for a command.
+fn plain(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
 }
 
 #[cfg(test)]
@@ -206,6 +266,20 @@ be_portal,b,0,0,1,5,,29,DOWN 1/2,
             .map(|row| (row.service.as_str(), row.node.as_str(), row.state.as_str(), row.current))
             .collect();
         assert_eq!(backends, [("portal", "a", "UP", 2), ("portal", "b", "DOWN 1/2", 1)]);
+    }
+
+    #[test]
+    fn what_a_health_check_found_is_told_in_haproxy_s_words_commas_and_all() {
+        let stat = "\
+# pxname,svname,scur,status,lastchg,check_status,check_code,last_chk,check_desc,
+be_portal,a,0,DOWN,7,L7STS,503,\"Service, well, \"\"Unavailable\"\"\",Layer7 wrong status,
+be_portal,b,0,DOWN,8,L4CON,,Connection refused,Layer4 connection problem,
+be_portal,c,0,MAINT,9,,,,,
+";
+        let told: Vec<_> = parse_flows(stat).backends.into_iter().map(|row| (row.since_ms, row.check)).collect();
+        assert_eq!(told[0], (7000, "Layer7 wrong status, 503: Service, well, \"\"Unavailable".to_owned()));
+        assert_eq!(told[1], (8000, "Layer4 connection problem: Connection refused".to_owned()));
+        assert_eq!(told[2], (9000, String::new()));
     }
 
     #[test]

@@ -205,6 +205,11 @@ pub async fn get(port: u16) -> Option<String> {
     answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
 }
 
+/// The way to a HAProxy in this tree.
+pub fn master(root: &Path) -> super::Master {
+    super::Master::at(&root.join(&crate::paths::HAPROXY_DIR[1..]).join("master.sock"))
+}
+
 /// Writes the configuration where HAProxy reads it.
 pub fn install(root: &Path, settings: &Settings) {
     let text = super::render::render(settings, NodeId(0), &Default::default(), &Default::default(), "");

@@ -83,13 +83,18 @@ async fn states_and_configuration_hold_through_restart_reload_and_refusal() {
     let (handle_again, _) = start(&root, changed.clone()).await;
     assert!(before > 0 && handle_again.flows().await.unwrap().total >= before);
 
-    // A configuration that HAProxy refuses changes nothing, and says why.
+    // A configuration that HAProxy refuses changes nothing, leaves nothing, and says why.
     let mut broken = changed;
-    fs::write(root.join("run/nonsense.pem"), "nonsense").unwrap();
-    broken.services[0].tls_certificate = Some("/run/nonsense.pem".to_owned());
-    let (handle_broken, _) = start(&root, broken).await;
+    fs::write(root.join("run/strange.pem"), strange(&made("one"), &made("other"))).unwrap();
+    broken.services[0].tls_certificate = Some("/run/strange.pem".to_owned());
+    let (handle_broken, _) = start(&root, broken.clone()).await;
     let problem = handle_broken.problem().unwrap();
     assert!(problem.contains("/run/trilith/tls/portal-"), "{problem}");
+    assert_eq!(copies(&root), Vec::<String>::new());
+    fs::write(root.join("run/strange.pem"), "nonsense").unwrap();
+    let (handle_broken, _) = start(&root, broken).await;
+    let problem = handle_broken.problem().unwrap();
+    assert!(problem.contains("/run/strange.pem: it holds no certificate"), "{problem}");
     until("it serves", async || get(8000).await.is_some()).await;
 
     // A HAProxy that hangs fails the command in time, and the next one finds it awake.
@@ -99,7 +104,11 @@ async fn states_and_configuration_hold_through_restart_reload_and_refusal() {
         panic!("a failure is an event");
     };
     assert!(why.contains("did not answer"), "{why}");
+    // Until it goes on, that is what is wrong with it, and no longer.
+    handle.started();
+    until("it is late", async || handle.problem().is_some_and(|why| why.contains("did not answer"))).await;
     proxy.signal("CONT");
+    until("it was only late", async || handle.problem().is_none()).await;
     order(&handle, &mut events, 1, BackendState::Down).await;
     shows(&handle, ["UP", "MAINT", "UP"]).await;
 
@@ -141,15 +150,13 @@ async fn a_certificate_is_judged_then_stored_then_in_force() {
     let stored = root.join(&path[1..]);
     let mut settings = settings();
     settings.services[1].tls_certificate = Some(path);
-    let (handle, _events) = start(&root, settings).await;
+    let (handle, _events) = start(&root, settings.clone()).await;
     let problem = handle.problem().unwrap();
     assert!(problem.contains("service secure") && problem.contains("trilith service certificate secure"), "{problem}");
 
     let (first, second) = (made("first"), made("second"));
     let install = async |service: &str, text: &str| handle.install(service.to_owned(), Pem::new(text.to_owned())).await;
-    let end_of_key = "-----END PRIVATE KEY-----\n";
-    let key_of = |text: &str| text[..text.find(end_of_key).unwrap() + end_of_key.len()].to_owned();
-    let strange = first.replace(&key_of(&first), &key_of(&second));
+    let strange = strange(&first, &second);
     for (service, text) in [("secure", "nonsense"), ("secure", &strange), ("../../secure", &first), ("", &first)] {
         let why = install(service, text).await.unwrap_err();
         assert!(!stored.exists() && !why.is_empty() && !why.contains("PRIVATE KEY"), "{why}");
@@ -166,6 +173,80 @@ async fn a_certificate_is_judged_then_stored_then_in_force() {
     until("the second certificate", async || subject().contains("second")).await;
     let said = install("later", &first).await.unwrap();
     assert!(said.contains("for the configuration to name") && subject().contains("second"), "{said}");
+
+    // Of one that came by another way, and that HAProxy refuses, no copy stays; that of the one in force does.
+    let in_force = copies(&root);
+    assert_eq!(in_force.len(), 1);
+    fs::write(&stored, strange).unwrap();
+    let (handle, _events) = start(&root, settings).await;
+    let problem = handle.problem().unwrap();
+    assert!(problem.contains("HAProxy refuses") && copies(&root) == in_force, "{problem}");
+}
+
+/// A certificate with the key of another one.
+fn strange(certificate: &str, other: &str) -> String {
+    let end_of_key = "-----END PRIVATE KEY-----\n";
+    let key_of = |text: &str| text[..text.find(end_of_key).unwrap() + end_of_key.len()].to_owned();
+    certificate.replace(&key_of(certificate), &key_of(other))
+}
+
+/// What lies where HAProxy may read it.
+fn copies(root: &Path) -> Vec<String> {
+    let folder = fs::read_dir(root.join(&crate::paths::TLS[1..])).unwrap();
+    folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_certificate_s_end_is_known_and_one_that_has_ended_is_refused() {
+    let Some(root) = inside("haproxy::tests::a_certificate_s_end_is_known_and_one_that_has_ended_is_refused") else {
+        return;
+    };
+    shell(&format!("mount --types tmpfs tmpfs {}/var/lib", root.display()));
+    let mut settings = settings();
+    settings.services[1].tls_certificate = Some(format!("{}/secure.pem", crate::paths::CERTIFICATES));
+    let (handle, _events) = start(&root, settings).await;
+    let install = async |text: String| handle.install("secure".to_owned(), Pem::new(text)).await;
+    install(made("first")).await.unwrap();
+    assert_eq!(handle.ending(crate::utc::now()), Vec::<String>::new(), "no HAProxy has told");
+    let _proxy = Proxy::start(&root).await;
+    handle.started();
+    until("HAProxy tells", async || !handle.ending(crate::utc::now()).is_empty()).await;
+    let alarms = handle.ending(crate::utc::now());
+    assert!(alarms.len() == 1 && alarms[0].starts_with("the certificate of service secure ends on "), "{alarms:?}");
+    let said = install(made("second")).await.unwrap();
+    assert!(said.contains("is in force for new connections, and holds until 2"), "{said}");
+
+    let right = root.join(&crate::paths::CLOCK_IS_RIGHT[1..]);
+    fs::create_dir_all(right.parent().unwrap()).unwrap();
+    fs::write(&right, "").unwrap();
+    install(made("third")).await.unwrap();
+    until("the third certificate", async || subject().contains("third")).await;
+    for _ in 0..2 {
+        let why = install(ended()).await.unwrap_err();
+        assert_eq!(why, "it ended on 2021-01-01 00:00:00 UTC: clients would refuse it");
+    }
+    assert!(subject().contains("third"));
+
+    fs::remove_file(right).unwrap();
+    let said = install(ended()).await.unwrap();
+    assert!(said.ends_with("holds until 2021-01-01 00:00:00 UTC"), "a clock that may be wrong refuses nothing: {said}");
+    let alarms = handle.ending(crate::utc::now());
+    assert!(alarms[0].starts_with("the certificate of service secure ended on 2021-01-01 "), "{alarms:?}");
+}
+
+/// A certificate that has ended, with its key. (openssl-ca(1): `req` makes none.)
+fn ended() -> String {
+    let line = r"
+        cd $(mktemp --directory) && touch index && echo 01 > serial &&
+        printf '[ca]\ndefault_ca=c\n[c]\ndatabase=index\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\npolicy=p\n' > conf &&
+        printf '[p]\ncommonName=supplied\n' >> conf &&
+        openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=ended -keyout key -out request &&
+        openssl ca -batch -config conf -selfsign -keyfile key -in request -notext \
+            -startdate 20200101000000Z -enddate 20210101000000Z -out made && cat made key; rm --recursive $PWD";
+    let output = std::process::Command::new("sh").args(["-c", line]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("PRIVATE KEY"), "{}", String::from_utf8_lossy(&output.stderr));
+    text
 }
 
 /// A certificate of a day, made for this, with its key: none is worth keeping.

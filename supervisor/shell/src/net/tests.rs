@@ -4,6 +4,7 @@ mod lab;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
@@ -12,7 +13,7 @@ use trilith_core::config::NodeId;
 use trilith_core::event::{Event, Probe};
 
 use super::{Kernel, LOOPBACK, Watch};
-use crate::neighbour::Neighbour;
+use crate::neighbour::{BATCH, Neighbour, PAUSE};
 use crate::relay;
 use lab::{Connected, LIFETIME, Lab, PORT, Place, V4, V6, settings, until};
 
@@ -177,6 +178,31 @@ async fn whoever_else_claims_a_vip_is_reported_and_a_vip_held_elsewhere_answers_
             heard.insert(vip);
         }
     }
+}
+
+#[tokio::test]
+async fn a_flood_of_claims_gets_a_bounded_share_of_the_time() {
+    const CLAIMS: u32 = 50;
+    let lab = Lab::up().await;
+    let (other, vip) = (lab.links(&lab.client).await["eth0"], "10.77.0.10".parse().unwrap());
+    let place = &lab.nodes[0].place;
+    let ears = place.on(async move { Arc::new(Neighbour::open(&[vip], false).unwrap()) }).await;
+    lab.client
+        .on(async move {
+            let neighbour = Neighbour::open(&[], false).unwrap();
+            (0..CLAIMS).for_each(|_| neighbour.announce(other, vip).unwrap());
+        })
+        .await;
+    let took = place
+        .on(async move {
+            let begun = Instant::now();
+            for _ in 0..2 * CLAIMS {
+                ears.hear().await.unwrap();
+            }
+            begun.elapsed()
+        })
+        .await;
+    assert!(took >= PAUSE * (2 * CLAIMS / BATCH), "{took:?}");
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The checkers. Each watches one thing and knows nothing of the others; numbers are those of the design's section 10.
+//! The checkers. Each watches one thing and knows nothing of the others; numbers are those of ARCHITECTURE.md,
+//! *Invariants*.
 
 mod address;
 mod bounds;
@@ -32,7 +33,7 @@ pub use successor::Successor;
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which: its number in the design, and a word.
+    /// Which: its number there, and a word.
     pub invariant: &'static str,
     /// What was seen, with all operands.
     pub what: String,

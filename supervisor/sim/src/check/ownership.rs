@@ -1,6 +1,6 @@
 //! Invariant 1: at most one node owns a VIP, by unexpired grants of a majority and its own reckoning.
 //!
-//! Stronger than the design asks: not only for one epoch but for the VIP at all. Two exceptions remain. A node whose own clock
+//! Stronger than invariant 1 asks: not only for one epoch but for the VIP at all. Two exceptions remain. A node whose own clock
 //! stood still may believe in its old lease until that has run out by its clock. And a lone survivor serves without a majority, by
 //! policy, as long as the other owner cannot be reached.
 

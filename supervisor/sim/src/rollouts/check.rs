@@ -1,4 +1,4 @@
-//! What must hold at every moment. Numbers are those of the design's section 10.
+//! What must hold at every moment. Numbers are those of ARCHITECTURE.md, *Invariants*.
 
 use std::collections::BTreeSet;
 

@@ -10,8 +10,8 @@ use super::plan::{Fault, Order, S};
 use super::world::World;
 
 impl World {
-    pub(super) fn strike(&mut self, fault: usize) {
-        let fault = self.plan.faults[fault].1;
+    pub(super) fn strike(&mut self, fault_number: usize) {
+        let fault = self.plan.faults[fault_number].1;
         let node = match fault {
             Fault::Power(node, _) | Fault::Torn(node, _) | Fault::Isolate(node, _) | Fault::Unfit(node, _) => node,
             Fault::Restart(node) | Fault::Jobs(node, _) | Fault::Wipe(node) | Fault::Lose(node, _) => node,
@@ -33,25 +33,25 @@ impl World {
             Fault::Elect => self.log.leader = None,
             Fault::Jobs(node, count) => self.machines[node].failing = count,
             Fault::Wipe(node) => self.wipe(node),
-            Fault::Lose(node, long) => {
-                self.dark(node, long);
-                self.lose(node);
-            }
+            Fault::Lose(node, long) if self.lose(node) => self.dark(node, long),
+            // It waits for its moment.
+            Fault::Lose(..) if self.now < self.plan.heal => self.after(5 * S, Event::Fault(fault_number)),
+            Fault::Lose(..) => {}
         }
     }
 
-    /// While a rollout goes forward, and there is another system to start.
-    fn lose(&mut self, node: usize) {
+    /// Whether the disk loses the name: while a rollout goes forward, and there is another system to start.
+    fn lose(&mut self, node: usize) -> bool {
         let going =
             self.log.last().rollout.as_ref().is_some_and(|rollout| rollout.back.is_none()) && self.runs_new(node);
         let slots = &mut self.machines[node].disk.slots;
         let complete = slots.image(slots.running.other()).is_some();
         let there = slots.entry(slots.running.other()).is_some_and(Entry::proven) && complete;
-        if let Some(entry) = slots.entry(slots.running).filter(|entry| going && there && entry.proven()) {
-            let file = entry.file.clone();
-            slots.apply(&Step::Remove { file });
-            self.stats.lost_names += 1;
-        }
+        let entry = slots.entry(slots.running).filter(|entry| going && there && entry.proven());
+        let Some(file) = entry.map(|entry| entry.file.clone()) else { return false };
+        slots.apply(&Step::Remove { file });
+        self.stats.lost_names += 1;
+        true
     }
 
     /// The power fails.

@@ -158,8 +158,10 @@ impl State {
 
     /// Between rollouts: a node that runs another system than the last one that came to all nodes, and what to do.
     pub fn stray(&self) -> Option<String> {
-        let done = |past: &&Past| matches!(past.kind, Kind::System { .. }) && past.outcome == Outcome::Done;
-        let last = self.history.iter().rev().find(done).filter(|_| self.rollout.is_none())?;
+        let system = |past: &&Past| matches!(past.kind, Kind::System { .. });
+        // After one that halted nobody knows which version is the set's.
+        let done = |past: &&Past| past.outcome == Outcome::Done && self.rollout.is_none();
+        let last = self.history.iter().rev().find(system).filter(done)?;
         let Kind::System { version } = last.kind else { return None };
         let (name, node) = self.nodes.iter().find(|(_, node)| node.running != version)?;
         let running = node.running;

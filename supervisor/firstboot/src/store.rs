@@ -21,9 +21,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use trilith_core::config::{self, Settings};
+use trilith_core::config;
 
-use crate::answers::{Answers, Secret, SetPart, StateFile};
+use crate::answers::{Answers, Secret, StateFile};
 
 /// The state directory of a node.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl Store {
             .collect();
         put(PASSWORDS, toml::to_string(&passwords).context("writing the passwords")?.as_bytes(), 0o600)?;
         let mut gone = Vec::new();
-        let stays = self.reset_is_wanted() && self.is_of(answers.set.as_ref())?;
+        let stays = self.reset_is_wanted() && self.is_of(answers)?;
         if self.reset_is_wanted() && !stays {
             gone.extend(AGREED);
         }
@@ -112,17 +112,25 @@ impl Store {
     }
 
     /// Whether this machine is that node of that set already: by the set's name and secret, and the nodes with their addresses.
-    fn is_of(&self, set: Option<&SetPart>) -> anyhow::Result<bool> {
-        let (Some(set), Some(now)) = (set, read(&self.path("set.toml"))?) else { return Ok(false) };
-        let secret = read(&self.path("secret"))?;
-        let same = |now: &Settings, then: &Settings| {
-            let address = |node: &config::Node| (node.name.clone(), node.address, node.address6);
-            now.set.name == then.set.name && now.nodes.iter().map(address).eq(then.nodes.iter().map(address))
-        };
+    fn is_of(&self, answers: &Answers) -> anyhow::Result<bool> {
+        let (Some(set), Some(now)) = (&answers.set, read(&self.path("set.toml"))?) else { return Ok(false) };
         let parsed = (config::parse(&now, "set.toml"), config::parse(&set.document, "answers"));
-        Ok(matches!(&parsed, (Ok(now), Ok(then)) if same(now, then))
+        let (Ok(now), Ok(then)) = parsed else { return Ok(false) };
+        let address = |node: &config::Node| (node.name.clone(), node.address, node.address6);
+        let place = Path::new(&then.set.secret_file);
+        let is_secret = |file: &&StateFile| Path::new("/").join(DIRECTORY).join(FILES).join(&file.path) == place;
+        let given = match &set.secret {
+            Some(secret) => Some(secret.0.clone().into_bytes()),
+            None => answers.files.iter().find(is_secret).map(|file| file.content.clone()),
+        };
+        let root = self.directory.ancestors().nth(Path::new(DIRECTORY).components().count());
+        let known = fs::read(root.unwrap_or(Path::new("/")).join(place.strip_prefix("/").unwrap_or(place))).ok();
+        let (given, known) = (given.or_else(|| known.clone()), known);
+        Ok(now.set.name == then.set.name
+            && now.set.secret_file == then.set.secret_file
+            && now.nodes.iter().map(address).eq(then.nodes.iter().map(address))
             && read(&self.path("node"))?.is_some_and(|node| node.trim() == set.node)
-            && secret.as_deref().map(str::trim) == set.secret.as_ref().map(|secret| secret.0.trim()))
+            && known.as_deref().map(<[u8]>::trim_ascii) == given.as_deref().map(<[u8]>::trim_ascii))
     }
 
     /// Whether the answers shall be taken anew.

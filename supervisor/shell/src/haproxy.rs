@@ -47,8 +47,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 const START_TRIES: u32 = 100;
 /// …and after which pauses. There is nothing to wait for but the socket itself.
 const START_PAUSE: Duration = Duration::from_millis(10);
-/// A HAProxy that did not answer in time is brought up to date after so long: what it was busy with is over, or it is killed.
+/// A HAProxy that did not answer in time is brought up to date after so long: what it was busy with is over, or it is killed…
 const LATE_PAUSE: Duration = Duration::from_secs(2);
+/// …and one that refused it after so long: each try may cost it a worker.
+const FAILED_PAUSE: Duration = Duration::from_secs(30);
 /// How often HAProxy is asked until when its certificates hold, beside every load: in case that it did not tell.
 const ENDS_EVERY: Duration = Duration::from_secs(3600);
 
@@ -156,7 +158,7 @@ async fn start_on(
         me,
         states: BTreeMap::new(),
         refused: None,
-        late: false,
+        again: None,
         problem: Arc::default(),
         ends: Arc::default(),
     };
@@ -186,8 +188,8 @@ struct Shell {
     states: BTreeMap<NodeId, BackendState>,
     /// Why `haproxy -c` refused the configuration; the file on disk is then an older one.
     refused: Option<String>,
-    /// HAProxy did not answer in time when it was brought up to date last.
-    late: bool,
+    /// HAProxy was not brought up to date: it is tried again after so long.
+    again: Option<Duration>,
     problem: Arc<Mutex<Option<String>>>,
     ends: Arc<Mutex<Ends>>,
 }
@@ -207,7 +209,9 @@ impl Shell {
                 // A HAProxy that has just started is brought up to date before it is told anything new.
                 biased;
                 () = started.notified() => self.sync_started().await,
-                () = tokio::time::sleep(LATE_PAUSE), if self.late => self.sync_started().await,
+                () = tokio::time::sleep(self.again.unwrap_or_default()), if self.again.is_some() => {
+                    self.sync_started().await;
+                }
                 command = queue.recv() => match command {
                     Some(Command::Backend { node, state }) => {
                         let result = self.set(node, state).await;
@@ -223,7 +227,7 @@ impl Shell {
                     // Whoever asked may have gone.
                     _ = reply.send(self.install_certificate(&service, &pem).await);
                 }
-                _ = ask_ends.tick() => self.ask_ends().await,
+                _ = ask_ends.tick() => drop(tokio::spawn(self.asking_ends())),
             }
         }
     }
@@ -266,10 +270,12 @@ impl Shell {
             tokio::time::sleep(START_PAUSE).await;
             result = self.sync().await;
         }
-        if result.is_ok() {
-            self.ask_ends().await;
-        }
+        let asks = result.is_ok() && self.refused.is_none();
         self.report(result);
+        if asks {
+            // Nothing that decides who serves waits for it.
+            tokio::spawn(self.asking_ends());
+        }
     }
 
     /// Brings a HAProxy that runs to the wanted configuration and states; one that does not run reads them when it starts.
@@ -282,7 +288,11 @@ impl Shell {
     }
 
     fn report(&mut self, result: Result<(), Failure>) {
-        self.late = matches!(result, Err(Failure::Late(_)));
+        self.again = match &result {
+            Err(Failure::Late(_)) => Some(LATE_PAUSE),
+            Err(Failure::Failed(_)) if self.refused.is_none() => Some(FAILED_PAUSE),
+            _ => None,
+        };
         let problem = self.refused.clone().or(result.err().and_then(Failure::wrong));
         let mut known = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(why) = problem.as_ref().filter(|_| *known != problem) {

@@ -282,12 +282,13 @@ async fn with_flows(mut status: Status, haproxy: &haproxy::Handle, net: Arc<net:
                 Err(why) => status.alarms.push(format!("relayed packets are not counted: {why}")),
             }
             status.flows = Some(flows);
+            if haproxy::master().is_full().await {
+                status
+                    .alarms
+                    .push("HAProxy has as many connections as it may: new ones wait until some end".to_owned());
+            }
         }
         Err(error) => status.alarms.push(format!("HAProxy tells nothing of its flows: {error:#}")),
-    }
-    if haproxy::master().is_full().await {
-        let full = "HAProxy has as many connections as it may: new ones wait until some end".to_owned();
-        status.alarms.push(full);
     }
     status.haproxy_problem = haproxy.problem();
     status.alarms.extend(status.haproxy_problem.clone());

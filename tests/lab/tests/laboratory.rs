@@ -10,6 +10,7 @@ mod lab;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -561,9 +562,9 @@ fn move_raft(node: &Node, command: &[&str]) -> Result<()> {
 /// Fills the small disk of what a node keeps, has the set decide until that needs the room that is held back, and makes room again.
 fn full_disk(lab: &Lab, node: &Node) -> Result<()> {
     let file = |name: &str| Ok::<_, anyhow::Error>(node.path(RAFT)?.join(name));
-    let held = || Ok::<_, anyhow::Error>(fs::metadata(file("reserve")?)?.len());
+    let held = || Ok::<_, anyhow::Error>(fs::metadata(file("reserve")?)?.blocks());
     let warned = || shown(node).is_ok_and(|shown| shown.alarms.iter().any(|alarm| alarm.contains("nearly full")));
-    wait_until("room that is held back", SOON, || held().is_ok_and(|bytes| bytes > 0))?;
+    wait_until("room that is held back", SOON, || held().is_ok_and(|blocks| blocks > 0))?;
     agreed(lab)?;
     ensure!(!warned(), "an alarm, although there is room");
     let mut filler = File::create(file("filler")?)?;
@@ -588,7 +589,7 @@ fn full_disk(lab: &Lab, node: &Node) -> Result<()> {
     drop(filler);
     fs::remove_file(file("filler")?)?;
     wait_until("room that is held back again, and no alarm", SOON, || {
-        held().is_ok_and(|bytes| bytes > 0) && shown(node).is_ok_and(|shown| shown.alarms.is_empty())
+        held().is_ok_and(|blocks| blocks > 0) && shown(node).is_ok_and(|shown| shown.alarms.is_empty())
     })
     .map(drop)
 }

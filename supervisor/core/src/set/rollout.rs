@@ -166,11 +166,11 @@ impl State {
         let new = report.running == version;
         let its_turn = rollout.step_of(node).is_some_and(|step| step > Step::Offered);
         let Some(part) = rollout.nodes.get_mut(node).filter(|part| part.new != new && !its_turn) else { return };
-        part.new = new;
+        (part.new, part.staged) = (new, false);
         if rollout.back.is_none() && !rollout.is_staged() {
             rollout.phase = Phase::Staging;
         }
-        rollout.note(request.utc, format!("node {node} runs {} again, although it was not its turn", report.running));
+        rollout.note(request.utc, format!("node {node} runs {}, although it was not its turn", report.running));
         self.end_if_complete();
     }
 

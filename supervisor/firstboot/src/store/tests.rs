@@ -153,6 +153,28 @@ fn a_reset_keeps_what_the_set_has_agreed_on_unless_the_node_leaves_it() {
 }
 
 #[test]
+fn a_secret_that_is_a_file_tells_the_sets_apart_too() {
+    let document = "[set]\nname = \"one\"\nsecret_file = \"/var/lib/trilith/files/key\"\n[[node]]\nname = \"a\"\n\
+                    address = \"10.0.0.11\"\n[[vip]]\nname = \"public\"\naddress = \"10.0.0.10/24\"\ninterface = \"eth0\"\n";
+    let answers = |secret: &str| {
+        let set = SetPart { document: document.to_owned(), secret: None, node: "a".to_owned() };
+        let file = StateFile { path: "key".to_owned(), content: secret.into(), mode: 0o600, append: false };
+        Answers { set: Some(set), files: vec![file], ..Answers::default() }
+    };
+    for (next, stays) in
+        [(answers("s\n"), true), (answers("t"), false), (Answers { files: vec![], ..answers("") }, true)]
+    {
+        let root = Root::new("secret-file");
+        let store = root.store();
+        store.store(&answers("s")).unwrap();
+        fs::create_dir(store.path("raft")).unwrap();
+        store.want_reset().unwrap();
+        store.store(&next).unwrap();
+        assert_eq!(store.path("raft").exists(), stays);
+    }
+}
+
+#[test]
 fn a_set_that_an_admin_put_there_survives_a_first_boot_without_one() {
     let root = Root::new("admin");
     fs::write(root.store().path("set.toml"), "mine").unwrap();

@@ -51,7 +51,8 @@ impl Reserve {
             return Err(io::Error::other(format!("{} MiB are free", free >> 20)));
         }
         let file = File::options().write(true).create(true).truncate(false).open(&self.path)?;
-        Ok(nix::fcntl::posix_fallocate(&file, 0, RESERVE as i64)?)
+        // What came of it in part is no use to anybody.
+        nix::fcntl::posix_fallocate(&file, 0, RESERVE as i64).or_else(|error| file.set_len(0).and(Err(error.into())))
     }
 
     /// Gives it to whoever writes next. Whether there was any.

@@ -170,7 +170,7 @@ impl World {
         let asks = self.own.trial.is_some() || matches!(step, Some(Step::Verifying | Step::Settling | Step::Returning));
         self.own.seen_by.clear();
         if asks {
-            self.ask_peers(replica, me).await;
+            self.ask_peers(state, replica, me).await;
         }
     }
 
@@ -238,7 +238,11 @@ impl World {
         }
     }
 
-    async fn ask_peers(&mut self, replica: &Replica, me: NodeId) {
+    async fn ask_peers(&mut self, state: &State, replica: &Replica, me: NodeId) {
+        // What its HAProxy had before the rollout is no matter of a service's version, nor of a way back.
+        let new = |rollout: &set::Rollout| rollout.back.is_none() && !matches!(rollout.kind, set::Kind::Service { .. });
+        let returns = |rollout: &set::Rollout| rollout.step_of(&self.name) == Some(Step::Returning);
+        let matters = state.rollout.as_ref().is_none_or(|rollout| new(rollout) && !returns(rollout));
         let claim = self
             .status
             .borrow()
@@ -247,7 +251,7 @@ impl World {
             .map(|status| Claim {
                 version: status.version.clone(),
                 fingerprint: fingerprint(self.settings.fingerprint),
-                haproxy_problem: status.haproxy_problem.clone(),
+                haproxy_problem: status.haproxy_problem.clone().filter(|_| matters),
             });
         let Some(claim) = claim else { return };
         let peers =

@@ -137,6 +137,7 @@ impl Shell {
         self.adopt().await.map_err(|error| format!("{error:#}"))?;
         match &self.refused {
             None => {
+                self.asking_ends().await;
                 let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
                 let until = ends.get(service).map(|end| format!(", and holds until {}", moment(*end)));
                 let until = until.unwrap_or_default();
@@ -177,16 +178,19 @@ impl Shell {
     }
 
     /// Has the HAProxy that runs tell when its certificates end. If it does not answer, what it has told before counts.
-    pub(super) async fn ask_ends(&self) {
-        let mut ends = Ends::new();
-        for (service, copy) in &self.copies {
-            match self.master.certificate_end(copy).await {
-                Ok(Some(end)) => _ = ends.insert(service.clone(), end),
-                Ok(None) => tracing::warn!("HAProxy does not tell when the certificate of service {service} ends"),
-                Err(_) => return,
+    pub(super) fn asking_ends(&self) -> impl Future<Output = ()> + use<> {
+        let (copies, master, known) = (self.copies.clone(), self.master.clone(), self.ends.clone());
+        async move {
+            let mut ends = Ends::new();
+            for (service, copy) in copies {
+                match master.certificate_end(&copy).await {
+                    Ok(Some(end)) => _ = ends.insert(service, end),
+                    Ok(None) => tracing::warn!("HAProxy does not tell when the certificate of service {service} ends"),
+                    Err(_) => return,
+                }
             }
+            *known.lock().unwrap_or_else(PoisonError::into_inner) = ends;
         }
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
     }
 
     /// Puts a file where HAProxy may read it: in a directory that gives it HAProxy's group.

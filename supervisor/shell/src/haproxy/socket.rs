@@ -172,6 +172,8 @@ impl Master {
                 | ErrorKind::ConnectionRefused
                 | ErrorKind::ConnectionReset
                 | ErrorKind::BrokenPipe => Failure::NotRunning,
+                // So many wait already that the kernel takes no more.
+                ErrorKind::WouldBlock => Failure::Late(format!("{path}: HAProxy does not accept what it is asked")),
                 _ => Failure::Failed(format!("{path}: {error}")),
             }),
             Err(_) => Err(Failure::Late(format!(

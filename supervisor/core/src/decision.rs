@@ -5,7 +5,7 @@ use crate::health::{Fitness, Reason};
 
 mod words;
 
-pub use words::{describe, describe_accepted, describe_fitness, describe_reason, describe_refused};
+pub use words::{describe, describe_accepted, describe_fitness, describe_mac, describe_reason, describe_refused};
 
 /// An automatic decision and why it was taken. The shell turns numbers into names.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -229,6 +229,11 @@ impl Node {
         self.vips.iter().any(Vip::answers)
     }
 
+    /// Whether it may own a VIP, as far as it can tell itself.
+    pub fn is_fit(&self) -> bool {
+        self.fitness == Fitness::Fit
+    }
+
     fn majority(&self) -> usize {
         self.settings.nodes.len() / 2 + 1
     }

@@ -11,6 +11,7 @@
 //! the address linger until its successor owns it, so that somebody answers ARP at every moment.
 
 mod address;
+mod rival;
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::time::Time;
 use crate::wire::{Claim, VipKey, VipReport};
 use address::Address;
 pub use address::*;
+pub use rival::*;
 
 /// Whoever gave a VIP up lets others go first for so long.
 pub const HOLD_OFF: Duration = Duration::from_secs(1);
@@ -111,6 +113,7 @@ pub struct Vip {
     owned_since: Time,
     address: Address,
     conflict_logged: Option<Time>,
+    rival: Rival,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +159,7 @@ impl Vip {
             owned_since: now,
             address: Address::unknown(id, now, quiet_until),
             conflict_logged: None,
+            rival: Rival::default(),
         }
     }
 
@@ -309,6 +313,7 @@ impl Vip {
                 self.role = Role::Owner { first: epoch, epoch };
                 self.lone = None;
                 self.owned_since = v.now;
+                self.rival = Rival::default();
                 self.last_owner = Some(v.own.me);
                 self.address.won(v.now);
                 self.log(v, out, Decision::Own { vip: self.id, epoch, lone: false });
@@ -536,10 +541,18 @@ impl Vip {
             return;
         }
         self.address.announce(v.now);
+        if !v.others().any(|(_, peer)| peer.said().is_some_and(|said| said.mac == mac)) {
+            self.rival.heard(v.now, mac);
+        }
         if self.conflict_logged.is_none_or(|at| v.now.since(at) >= Duration::from_secs(1)) {
             self.conflict_logged = Some(v.now);
             self.log(v, out, Decision::Conflict { vip: self.id, mac });
         }
+    }
+
+    /// Who outside the set claims the VIP that this node owns, if that goes on.
+    pub fn rival(&self, now: Time) -> Option<[u8; 6]> {
+        self.rival.stubborn(now)
     }
 
     /// Something has changed on the link, a peer came back: whoever owns the VIP says so again.

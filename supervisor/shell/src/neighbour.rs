@@ -18,7 +18,7 @@ use nix::libc;
 use nix::sys::socket::{
     ControlMessageOwned, LinkAddr, MsgFlags, SockaddrIn6, SockaddrLike, recvfrom, recvmsg, sendto, setsockopt, sockopt,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 
@@ -95,6 +95,27 @@ impl Neighbour {
     /// Whether questions about IPv6 addresses can be asked.
     pub fn speaks_v6(&self) -> bool {
         self.discovery.is_some()
+    }
+
+    /// Listens where others ask for `vip`, for as long as the interface is there, whoever holds it.
+    ///
+    /// The kernel joins that group when an address comes, and leaves it when it goes. Both change what the card has to let
+    /// through, and a card may go deaf meanwhile: QEMU's e1000 for a second, which is longer than a lease lasts, so that the
+    /// VIP went on to the next node, and its card went deaf. Switches that follow memberships (MLD snooping) have nothing to
+    /// learn in a hand-over either. Where an address is not held, nobody answers for it.
+    ///
+    /// # Errors
+    /// The interface is gone, or is in too many groups.
+    pub fn listen_for(&self, link: Link, vip: Ipv6Addr) -> io::Result<()> {
+        let Some(socket) = &self.discovery else {
+            return Err(io::Error::from(io::ErrorKind::Unsupported));
+        };
+        let group = frame::solicited_node(vip);
+        match SockRef::from(socket.get_ref()).join_multicast_v6(&group, link.index) {
+            // Another VIP whose last three bytes are the same.
+            Err(error) if error.raw_os_error() == Some(Errno::EADDRINUSE as i32) => Ok(()),
+            result => result,
+        }
     }
 
     /// Waits for the next thing said that passes the filters, and lets those know who have asked.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::sync::mpsc;
 use trilith_core::command::{Command, Deed, Ring};
-use trilith_core::config::{NodeId, Settings, VipId};
+use trilith_core::config::{NodeId, Settings, Vip, VipId};
 use trilith_core::event::{Event, Probe};
 use trilith_core::health::PROBE_TIMEOUT;
 
@@ -358,10 +358,11 @@ impl Shell {
         let mut result = Ok(());
         let mut made = false;
         for vip in &self.world.settings.vips {
-            let index = |links: &BTreeMap<String, Link>| links.get(&vip.interface).map(|link| link.index);
-            if index(&now).is_some() && index(&now) != index(&before) {
+            let known = before.get(&vip.interface).map(|link| link.index);
+            if let Some(&link) = now.get(&vip.interface).filter(|link| Some(link.index) != known) {
                 made = true;
                 let ready = sysctl::apply_interface(&vip.interface, vip.address.is_ipv6());
+                self.listen_for(vip, link);
                 result = result.and(ready.with_context(|| format!("interface {} of VIP {}", vip.interface, vip.name)));
             }
         }
@@ -369,6 +370,14 @@ impl Shell {
             tracing::debug!("rules are about to be written anyway");
         }
         result
+    }
+
+    fn listen_for(&self, vip: &Vip, link: Link) {
+        if let IpAddr::V6(address) = vip.address
+            && let Err(error) = self.world.neighbour.listen_for(link, address)
+        {
+            tracing::warn!(vip = vip.name, interface = vip.interface, %error, "hand-overs will change what the card lets through");
+        }
     }
 
     async fn report_links(&self, known: &mut BTreeMap<VipId, bool>) {

@@ -88,6 +88,7 @@ pub fn start(
         detour: Detour::new(own, me, Instant::now()),
         events,
         stats: Stats::default(),
+        strange: [None; MAX_NODES],
         last_warning: None,
         datagram: Vec::with_capacity(MAX_DATAGRAM),
     };
@@ -117,6 +118,14 @@ impl Handle {
     pub fn stats(&self) -> Stats {
         let channel = locked(&self.channel);
         Stats { thrown_away: channel.sockets.thrown_away(), ..channel.stats }
+    }
+
+    /// Nodes from whose address something came within [`STRANGE_FOR`] that this set's name and secret have not sealed: that
+    /// node may have been given another secret, or somebody lies about where he is.
+    pub fn strangers(&self) -> Vec<NodeId> {
+        let strange = locked(&self.channel).strange;
+        let strange = (0..).map(NodeId).zip(strange);
+        strange.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < STRANGE_FOR)).map(|(node, _)| node).collect()
     }
 }
 
@@ -172,6 +181,8 @@ struct Channel {
     detour: Detour,
     events: mpsc::Sender<Event>,
     stats: Stats,
+    /// When something forged last came from each node's address.
+    strange: [Option<Instant>; MAX_NODES],
     last_warning: Option<Instant>,
     /// The last one sent; kept for its memory.
     datagram: Vec<u8>,
@@ -295,6 +306,10 @@ impl Channel {
                     _ => stats.malformed += 1,
                 }
                 let now = Instant::now();
+                if refused == WireError::Forged {
+                    let whose = self.addresses.iter().position(|address| address.ip() == source.ip());
+                    whose.into_iter().for_each(|node| self.strange[node] = Some(now));
+                }
                 let quiet = self.last_warning.is_some_and(|last| now.duration_since(last) < WARNING_PAUSE);
                 if !quiet && !matches!(refused, WireError::Replayed { .. }) {
                     self.last_warning = Some(now);
@@ -336,6 +351,8 @@ pub const BATCH: usize = 32;
 pub const LOBBY_PAUSE: Duration = Duration::from_millis(5);
 /// At most one warning about refused datagrams in this time.
 pub const WARNING_PAUSE: Duration = Duration::from_secs(10);
+/// How long it is told that a node's address has sent what is not of this set: longer than a supervisor takes to start anew.
+const STRANGE_FOR: Duration = Duration::from_secs(60);
 /// How long everything wakes after a datagram that is not genuine was found among those that may wait: they must not fill the queue
 /// between two beats.
 pub const EAGER: Duration = Duration::from_secs(10);

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 use trilith_core::command::{Accepted, Command, Refused};
-use trilith_core::config::{ServiceId, Settings};
+use trilith_core::config::{NodeId, ServiceId, Settings};
 use trilith_core::decision::{Decision, describe, describe_accepted, describe_refused};
 use trilith_core::event::{Event, Probe, Request, Unit};
 use trilith_core::node::Node;
@@ -32,6 +32,9 @@ const EVENTS: usize = 512;
 const DECISIONS: usize = 64;
 /// How long a supervisor that is told to stop waits for its successors.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
+/// At a boot systemd hears that the supervisor is ready when this node is fit, or after so long. Whatever gives the VIP to nobody
+/// (SSH, logins, names, time, the coordinator) is ordered after that, and leaves the processor to HAProxy's start meanwhile.
+const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Events that are handled before the clock is read again and commands go out.
 const BATCH: usize = 32;
 
@@ -76,6 +79,7 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
         next_ticket: 0,
         commands: Vec::new(),
         inactive: BTreeSet::new(),
+        haproxy_ran: None,
     };
     info!(node = run.settings.node_name(me), set = run.settings.set.name, "supervisor starts");
     let mut terminate = signal(SignalKind::terminate())?;
@@ -84,15 +88,21 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
     let mut fed = Instant::now();
     let mut alarm = Alarm::new()?;
     run.step(Event::Timer, &mut shells);
-    notify.ready();
+    let ready_by = Instant::now() + READY_WITHIN;
+    let mut ready = false;
     let mut stop_by = None;
     while stop_by.is_none_or(|by| Instant::now() < by && run.node.answers()) {
         if fed.elapsed() >= watchdog {
             notify.alive();
             fed = Instant::now();
         }
+        if !ready && (run.node.is_fit() || run.haproxy_ran == Some(true) || Instant::now() >= ready_by) {
+            notify.ready();
+            ready = true;
+        }
         // A beat comes long before and feeds it, too; this is for a node without peers.
         let wake = run.clock.instant(run.node.deadline()).min(fed + watchdog * 2);
+        let wake = if ready { wake } else { wake.min(ready_by) };
         alarm.set(stop_by.map_or(wake, |by| wake.min(by)))?;
         let mut first = None;
         let woken = tokio::select! {
@@ -152,10 +162,15 @@ struct Run {
     commands: Vec<Command>,
     /// Services whose units are not active.
     inactive: BTreeSet<ServiceId>,
+    /// Whether HAProxy ran when this process began, once that is known: a restart, after which nothing waits for anything.
+    haproxy_ran: Option<bool>,
 }
 
 impl Run {
     fn take(&mut self, event: Event, shells: &mut Shells) {
+        if let Event::Unit { unit: Unit::Haproxy, active } = event {
+            self.haproxy_ran.get_or_insert(active);
+        }
         match event {
             Event::Unit { unit: Unit::Haproxy, active: true } => shells.haproxy.started(),
             Event::Unit { unit: Unit::Service(id), active: true } => _ = self.inactive.remove(&id),
@@ -207,6 +222,7 @@ impl Run {
             Ok(Asked::Status) => {
                 let mut status = self.status();
                 status.channel = Some(channel(shells.peers.stats()));
+                status.alarms.extend(strangers(&status, &shells.peers.strangers()));
                 let (haproxy, net) = (shells.haproxy.clone(), shells.net.clone());
                 let (settings, inactive) = (self.settings.clone(), self.inactive.clone());
                 tokio::spawn(async move {
@@ -265,6 +281,20 @@ impl Run {
             .collect();
         status
     }
+}
+
+/// Of nodes that are not heard: those that do speak, but not as one of this set does.
+fn strangers(status: &Status, nodes: &[NodeId]) -> Vec<String> {
+    let nodes = nodes.iter().map(|node| &status.nodes[usize::from(node.0)]).filter(|node| !node.heard);
+    nodes
+        .map(|node| {
+            let name = &node.name;
+            format!(
+                "what comes from node {name}'s address is sealed with another secret or set name: correct its first-boot data, \
+                 `trilith node reset --yes` there, and reboot it"
+            )
+        })
+        .collect()
 }
 
 fn channel(stats: peers::Stats) -> Channel {

@@ -310,6 +310,31 @@ fn a_node_whose_disk_is_full_still_decides_with_the_others() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and the root tree"]
+fn a_node_that_was_given_another_secret_is_told_of_as_such() -> Result<()> {
+    with_lab(|lab| {
+        agreed(lab)?;
+        let (a, c) = (lab.node("a")?, lab.node("c")?);
+        let told = || {
+            let status = a.run("trilith", &["status", "--json"]).unwrap_or_default();
+            status.contains("what comes from node c's address is sealed with another secret")
+        };
+        ensure!(!told(), "an alarm, although all have the same secret");
+        let file = c.path("/var/lib/trilith/secret")?;
+        let secret = fs::read_to_string(&file)?;
+        fs::write(&file, secret.chars().rev().collect::<String>())?;
+        c.run("systemctl", &["restart", "trilith.service"])?;
+        let seen = wait_until("an alarm that says it", SOON, told);
+        fs::write(&file, secret)?;
+        c.run("systemctl", &["restart", "trilith.service"])?;
+        seen?;
+        settle(lab)?;
+        ensure!(!told(), "an alarm, although the node is heard");
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs root and the root tree"]
 fn a_certificate_is_served_and_renewed_by_a_haproxy_that_may_not_read_the_state() -> Result<()> {
     with_lab(|lab| {
         agreed(lab)?;

@@ -148,7 +148,8 @@ fn describe_yield(why: WhyYield, settings: &Settings) -> String {
     }
 }
 
-fn describe_mac(mac: [u8; 6]) -> String {
+/// Says a MAC address the usual way.
+pub fn describe_mac(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 

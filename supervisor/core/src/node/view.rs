@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Node;
 use crate::config::{NodeId, VipId};
-use crate::decision::describe_reason;
+use crate::decision::{describe_mac, describe_reason};
 use crate::health::Fitness;
 use crate::status::{NodeStatus, Relay, Status, Timers, VipStatus, fingerprint};
 use crate::time::Time;
@@ -125,6 +125,14 @@ impl Node {
                 alarms.push(format!("nobody owns VIP {} ({}): {}", vip.name, vip.address, self.why_unowned()));
             } else if self.owns(vip_id, now).is_some_and(|own| own.lone) {
                 alarms.push(format!("VIP {} is held by a lone survivor: bring the other nodes back", vip.name));
+            } else if self.owns(vip_id, now).is_some()
+                && let Some(mac) = self.vips[at].rival(now)
+            {
+                let (mac, address) = (describe_mac(mac), vip.address);
+                alarms.push(format!(
+                    "machine {mac} has the address of VIP {} ({address}), too: give it another",
+                    vip.name
+                ));
             }
         }
         for node in self.nodes() {

@@ -14,6 +14,7 @@
 //! at MS down|up FACT NODE…  FACT is haproxy, gateway, link, hold or relay (the kernel refuses the address or the rules)
 //! at MS claim               somebody foreign claims the VIP
 //! at MS ask NODE move TO    an operator asks NODE to move the VIP; also `drain OF`, `undrain OF`
+//! at MS alarms NODE…        what its `status` would have an admin look at
 //! at MS end
 //! ```
 

@@ -134,6 +134,12 @@ impl World {
                 let node = self.node(name);
                 self.take(node, What::Event(Event::Operator { ticket: 1, request }));
             }
+            ["alarms", names @ ..] => self.each(names, |world, node| {
+                let status = world.nodes[node].core.as_ref().map(|core| core.status(Time(world.now)));
+                for alarm in status.into_iter().flat_map(|status| status.alarms) {
+                    world.line(node, &format!("! {alarm}"));
+                }
+            }),
             ["end"] => {}
             other => panic!("no such deed: {other:?}"),
         }
@@ -293,7 +299,12 @@ impl World {
             Command::Restart(unit) => format!("> restart {unit:?}"),
             Command::Answer { answer, .. } => format!("> answer {answer:?}"),
         };
-        let _ = writeln!(self.transcript, "{:>9} {}  {what}", stamp(self.now), name(NodeId(node as u8)));
+        self.line(node, &what);
+    }
+
+    fn line(&mut self, node: usize, what: &str) {
+        let name = &self.settings.nodes[node].name;
+        let _ = writeln!(self.transcript, "{:>9} {name}  {what}", stamp(self.now));
     }
 
     fn later(&mut self, after: u64, node: usize, what: What) {

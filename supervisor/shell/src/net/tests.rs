@@ -150,6 +150,21 @@ async fn a_vip_is_never_the_source_address_and_comes_back_to_lo_when_somebody_re
     .await;
 }
 
+/// A card may go deaf for a second when that changes.
+#[tokio::test]
+async fn a_hand_over_does_not_change_what_the_card_lets_through() {
+    let mut lab = Lab::up().await;
+    let mut groups = Vec::new();
+    lab.give(0).await;
+    for owner in [1, 0, 1] {
+        lab.hand_over(owner).await;
+        let shown = lab.nodes[0].place.run("ip maddress show dev eth0").await;
+        groups.push(shown.lines().filter(|line| line.contains("link")).map(str::to_owned).collect::<Vec<_>>());
+    }
+    assert!(groups[1].iter().any(|line| line.contains("33:33:ff:00:00:10")), "{groups:?}");
+    assert!(groups[0] == groups[1] && groups[1] == groups[2], "{groups:?}");
+}
+
 #[tokio::test]
 async fn whoever_else_claims_a_vip_is_reported_and_a_vip_held_elsewhere_answers_a_probe() {
     let mut lab = Lab::up().await;

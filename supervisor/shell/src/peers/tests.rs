@@ -98,6 +98,7 @@ async fn nothing_waits_any_more_once_a_stranger_writes_into_that_queue() {
         b.handle.catch_up();
     }
     assert_eq!(b.handle.stats().forged, 1);
+    assert_eq!(b.handle.strangers(), [A]);
     a.routine();
     assert!(b.next_peer().await.is_some(), "routine or not, it wakes");
 }

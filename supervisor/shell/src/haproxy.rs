@@ -49,6 +49,9 @@ const START_TRIES: u32 = 100;
 const START_PAUSE: Duration = Duration::from_millis(10);
 /// A HAProxy that did not answer in time is brought up to date after so long: what it was busy with is over, or it is killed…
 const LATE_PAUSE: Duration = Duration::from_secs(2);
+/// …one that was said to run and does not answer at all as often as this, which is a minute and a half: on a machine that is slow
+/// it starts for longer than [`START_TRIES`], and what is over by then has ended, which is told…
+const AWAITED: u32 = 30;
 /// …and one that refused it after so long: each try may cost it a worker.
 const FAILED_PAUSE: Duration = Duration::from_secs(30);
 /// How often HAProxy is asked until when its certificates hold, beside every load: in case that it did not tell.
@@ -159,6 +162,7 @@ async fn start_on(
         states: BTreeMap::new(),
         refused: None,
         again: None,
+        awaited: 0,
         problem: Arc::default(),
         ends: Arc::default(),
     };
@@ -190,6 +194,8 @@ struct Shell {
     refused: Option<String>,
     /// HAProxy was not brought up to date: it is tried again after so long.
     again: Option<Duration>,
+    /// How often one that was said to run, but does not answer yet, is still tried again.
+    awaited: u32,
     problem: Arc<Mutex<Option<String>>>,
     ends: Arc<Mutex<Ends>>,
 }
@@ -208,7 +214,10 @@ impl Shell {
             tokio::select! {
                 // A HAProxy that has just started is brought up to date before it is told anything new.
                 biased;
-                () = started.notified() => self.sync_started().await,
+                () = started.notified() => {
+                    self.awaited = AWAITED;
+                    self.sync_started().await;
+                }
                 () = tokio::time::sleep(self.again.unwrap_or_default()), if self.again.is_some() => {
                     self.sync_started().await;
                 }
@@ -289,6 +298,11 @@ impl Shell {
 
     fn report(&mut self, result: Result<(), Failure>) {
         self.again = match &result {
+            // It has read the configuration already, and will not learn by itself what has changed since.
+            Err(Failure::NotRunning) => {
+                self.awaited = self.awaited.saturating_sub(1);
+                (self.awaited > 0).then_some(LATE_PAUSE)
+            }
             Err(Failure::Late(_)) => Some(LATE_PAUSE),
             Err(Failure::Failed(_)) if self.refused.is_none() => Some(FAILED_PAUSE),
             _ => None,

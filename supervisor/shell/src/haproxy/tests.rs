@@ -141,6 +141,28 @@ async fn states_and_configuration_hold_through_restart_reload_and_refusal() {
 }
 
 #[tokio::test]
+async fn a_haproxy_that_takes_long_to_start_learns_what_has_changed_meanwhile() {
+    let Some(root) = inside("haproxy::tests::a_haproxy_that_takes_long_to_start_learns_what_has_changed_meanwhile")
+    else {
+        return;
+    };
+    for (name, address) in [("a", "10.77.0.11"), ("b", "10.77.0.12"), ("c", "10.77.0.13")] {
+        instance(name, &format!("{address}:8080")).await;
+    }
+    let (handle, mut events) = start(&root, plain_settings()).await;
+    order(&handle, &mut events, 1, BackendState::Down).await;
+    let file = root.join("run/trilith/haproxy.cfg");
+    let read = fs::read_to_string(&file).unwrap();
+    // systemd says that it runs; it has read that, and does not listen yet when it was waited for long enough.
+    handle.started();
+    order(&handle, &mut events, 1, BackendState::Ready).await;
+    fs::write(&file, read).unwrap();
+    let _proxy = Proxy::start(&root).await;
+    until("it answers", async || handle.flows().await.is_ok()).await;
+    shows(&handle, ["UP", "UP", "UP"]).await;
+}
+
+#[tokio::test]
 async fn a_certificate_is_judged_then_stored_then_in_force() {
     let Some(root) = inside("haproxy::tests::a_certificate_is_judged_then_stored_then_in_force") else {
         return;

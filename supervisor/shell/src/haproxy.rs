@@ -49,11 +49,11 @@ const START_TRIES: u32 = 100;
 const START_PAUSE: Duration = Duration::from_millis(10);
 /// A HAProxy that did not answer in time is brought up to date after so long: what it was busy with is over, or it is killed…
 const LATE_PAUSE: Duration = Duration::from_secs(2);
-/// …one that was said to run and does not answer at all as often as this, which is a minute and a half: on a machine that is slow
-/// it starts for longer than [`START_TRIES`], and what is over by then has ended, which is told…
-const AWAITED: u32 = 30;
 /// …and one that refused it after so long: each try may cost it a worker.
 const FAILED_PAUSE: Duration = Duration::from_secs(30);
+/// One that was said to run and does not listen yet, as on a slow machine, is looked for so many times, [`LATE_PAUSE`] apart: a minute
+/// and a half. One that has ended meanwhile is said to run again when it is started anew.
+const AWAITED: u32 = 30;
 /// How often HAProxy is asked until when its certificates hold, beside every load: in case that it did not tell.
 const ENDS_EVERY: Duration = Duration::from_secs(3600);
 

@@ -7,6 +7,7 @@
 
 mod rows;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::thread::sleep;
@@ -17,11 +18,11 @@ use clap::Args;
 use serde::Serialize;
 
 use self::rows::{ROWS, Row};
-use super::flows::{AFTERMATH_NS, Carrier, Flows, HTTP_PORT, at_home};
-use super::said::{ASK_EVERY, VIPS, agreed, at_rest, holders, settle, status};
+use super::flows::{AFTERMATH_NS, Carrier, Fate, Flows, HTTP_PORT, at_home};
+use super::said::{ASK_EVERY, VIPS, agreed, holders, settle, status};
 use super::{ms_between, say, tenth};
 use crate::lab::{Lab, Mode, NODES, VIP};
-use crate::load::{ArpWatch, ArpWatchOptions, Steady, SteadyOptions, Window, json_row, now_ns};
+use crate::load::{ArpWatch, ArpWatchOptions, Break, Steady, SteadyOptions, Window, json_row, now_ns};
 use crate::node::Node;
 use crate::wait::wait_until;
 
@@ -173,9 +174,7 @@ fn measure(lab: &Lab, row: &Row) -> Result<Finding> {
         |it: &Carrier| row.lost_fronts.contains(&it.front.as_str()) || row.lost_backs.contains(&it.back.as_str());
     let live = |it: &Carrier| !lost(it);
     let broken = fate.breaks(live);
-    let failed = broken.first().map(|it| {
-        format!("a living node's connection broke after {} ms: {}", ms_between(fault_ns, it.at_ns), it.failure)
-    });
+    let failed = (!broken.is_empty()).then(|| broke(&fate, &broken, fault_ns));
     Ok(Finding {
         row: row.name,
         what: row.what,
@@ -194,6 +193,24 @@ fn measure(lab: &Lab, row: &Row) -> Result<Finding> {
         owner_at_end: end,
         failed,
     })
+}
+
+/// How many broke on which way, and when, from the fault on.
+fn broke(fate: &Fate, broken: &[&Break], fault_ns: u64) -> String {
+    let mut ways: BTreeMap<_, Vec<f64>> = BTreeMap::new();
+    for it in broken {
+        let Some(Carrier { front, back }) = fate.carrier(it.local_port) else { continue };
+        ways.entry((front, back, it.failure.to_string())).or_default().push((it.at_ns as f64 - fault_ns as f64) / 1e6);
+    }
+    let told = ways.into_iter().map(|((front, back, failure), at_ms)| {
+        let (first, last) =
+            (at_ms.iter().copied().fold(f64::MAX, f64::min), at_ms.iter().copied().fold(f64::MIN, f64::max));
+        format!(
+            "{} by way of {front} to {back} broke {first:.1} to {last:.1} ms after the fault ({failure})",
+            at_ms.len()
+        )
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// Every node's decisions since then in one order, timed from then.
@@ -255,12 +272,12 @@ fn settled_in_fault(lab: &Lab, row: &Row, fault_ns: u64, steady: &Steady, arp: &
     }
 }
 
-/// The owner in the end.
+/// The owner in the end, of a set that was at rest: what a cut had already lost may still cost a server one check.
 ///
 /// # Errors
 /// When a VIP has none, or more than one node has it.
 fn verdict(lab: &Lab) -> Result<String> {
-    let mut owners = at_rest(lab)?;
+    let mut owners = agreed(&lab.nodes.iter().collect::<Vec<_>>())?;
     for (at, vip) in VIPS.iter().enumerate() {
         let holders = holders(lab, at)?;
         ensure!(holders.len() == 1, "{vip} ends with {} owners: {}", holders.len(), holders.join(" "));

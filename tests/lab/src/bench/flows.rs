@@ -42,10 +42,11 @@ impl Flows {
     /// When a move or a connection fails, or HAProxy knows of fewer than there are.
     pub fn on(lab: &Lab, nodes: &[&str], each: usize, interval: Duration) -> Result<Flows> {
         let (mut groups, mut carriers) = (Vec::new(), BTreeMap::new());
+        // Before the first connection: a later group may be carried by the HAProxy of an earlier owner.
+        lab.nodes.iter().filter(|node| node.state() == State::Running).try_for_each(haproxy::forget_sessions)?;
         for name in nodes {
             let node = lab.node(name)?;
             VIPS.iter().try_for_each(|vip| move_vip(node, vip, name))?;
-            haproxy::forget_sessions(node)?;
             let group = Established::start(EstablishedOptions {
                 netns: Some(lab.client.path()),
                 connections: each,

@@ -10,27 +10,23 @@
 //!
 //! Everything it makes lies in `/run/trilith-lab`, in the cgroup `trilith-lab` or in a namespace that the record there
 //! names, so whoever comes next can take it down, also after a crash. A [`Lab`] that was brought up by this process
-//! goes down with it, even if it is killed: a guard process waits for that at the other end of a pipe.
+//! goes down with it, even if it is killed ([`crate::standing`]).
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup;
 use crate::netns::Netns;
 use crate::node::Node;
-use crate::root::{Layers, binaries};
+use crate::root::Layers;
 use crate::set::new_secret;
 pub use crate::set::{CLIENT, CLIENT6, GATEWAY, GATEWAY6, NODES, VIP, VIP6};
+use crate::standing::{Guard, Standing};
 use crate::switch::Switch;
 use crate::wait::wait_until;
 
@@ -81,13 +77,13 @@ impl Lab {
 
     /// [`Lab::up`], with a choice of what becomes of a laboratory whose nodes do not get ready.
     pub fn up_or(mode: Mode, on_failure: OnFailure) -> Result<Lab> {
-        let lock = lock()?;
-        if let Some(orphan) = Record::read()?.filter(Record::is_orphan) {
-            say("taking down a laboratory that has lost its owner");
-            take_down(&orphan)?;
+        let standing = standing();
+        let lock = standing.lock()?;
+        if standing.down_orphan(take_down)? {
+            say("a laboratory that had lost its owner was taken down");
         }
-        if let Some(record) = Record::read()? {
-            if record.mode != mode {
+        if let Some(made) = standing.made::<Made>()? {
+            if made.mode != mode {
                 bail!("a laboratory with other software is up: take it down first (trilith-lab lab down)");
             }
             let lab = Lab::assemble(mode, None)?;
@@ -95,12 +91,12 @@ impl Lab {
             lab.revive()?;
             return Ok(lab);
         }
-        refuse_strangers()?;
+        standing.refuse_strangers(namespaces().iter().map(Netns::named))?;
         let started = Instant::now();
-        let layers = Layers::prepare(mode, &Path::new(HOME).join("stage")).inspect_err(|_| drop(remove_home()))?;
-        let record = Record::new(mode)?;
-        record.write()?;
-        let lab = Lab::assemble(mode, Some(Guard::start(&record.id)?))?;
+        let layers =
+            Layers::prepare(mode, &Path::new(HOME).join("stage")).inspect_err(|_| drop(standing.remove_home()))?;
+        let guard = standing.begin(Made { mode, namespaces: namespaces() })?;
+        let lab = Lab::assemble(mode, Some(guard))?;
         let built = lab.build(&layers);
         // Taking it down after an error needs the lock, too.
         drop(lock);
@@ -123,8 +119,8 @@ impl Lab {
     /// # Errors
     /// When none is.
     pub fn attach() -> Result<Lab> {
-        let record = Record::read()?.context("no laboratory is up (trilith-lab lab up)")?;
-        Lab::assemble(record.mode, None)
+        let made: Made = standing().made()?.context("no laboratory is up (trilith-lab lab up)")?;
+        Lab::assemble(made.mode, None)
     }
 
     /// The node of that name.
@@ -182,10 +178,7 @@ impl Lab {
 
     /// Lets the laboratory stand when this process ends.
     pub fn keep(mut self) -> Result<()> {
-        let Some(guard) = self.guard.take() else { return Ok(()) };
-        let record = Record::read()?.context("the laboratory's record is gone")?;
-        Record { kept: true, ..record }.write()?;
-        guard.dismiss()
+        self.guard.take().map_or(Ok(()), |guard| standing().keep::<Made>(guard))
     }
 
     fn assemble(mode: Mode, guard: Option<Guard>) -> Result<Lab> {
@@ -232,43 +225,29 @@ impl Drop for Lab {
 
 /// Takes down whatever laboratory is up and says whether there was one. Goes on after errors and returns the first.
 pub fn down() -> Result<bool> {
-    let _lock = lock()?;
-    let Some(record) = Record::read()? else {
-        return Ok(false);
-    };
-    take_down(&record)?;
-    Ok(true)
+    standing().down(take_down)
 }
 
-/// What a guard does: waits until its owner ends, then takes the owner's laboratory down, unless it was dismissed.
+/// What a guard does ([`Standing::guard`]).
 pub fn guard(id: &str) -> Result<()> {
-    let mut word = [0u8; 1];
-    // One byte is the dismissal; the end of the pipe is the end of the owner.
-    if std::io::stdin().read(&mut word).unwrap_or(0) > 0 {
-        return Ok(());
-    }
-    let _lock = lock()?;
-    match Record::read()? {
-        Some(record) if record.id == id => take_down(&record),
-        _ => Ok(()),
-    }
+    standing().guard(id, take_down)
 }
 
-fn take_down(record: &Record) -> Result<()> {
+fn take_down(made: Made) -> Result<()> {
     let mut first_error = Ok(());
     let mut note = |step: Result<()>| {
         if first_error.is_ok() {
             first_error = step;
         }
     };
-    let lab = Lab::assemble(record.mode, None)?;
+    let lab = Lab::assemble(made.mode, None)?;
     if hierarchy().exists() {
         note(cgroup::remove_all(&hierarchy()));
     }
     for node in &lab.nodes {
         note(node.remove_disk());
     }
-    for name in &record.namespaces {
+    for name in &made.namespaces {
         note(Netns::named(name).delete());
     }
     match umount2(&hierarchy(), MntFlags::MNT_DETACH) {
@@ -277,50 +256,12 @@ fn take_down(record: &Record) -> Result<()> {
         }
         _ => {}
     }
-    first_error?;
-    // The record goes last: what could not be taken down can be tried again.
-    remove_home()
-}
-
-fn remove_home() -> Result<()> {
-    match fs::remove_dir_all(HOME) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {HOME}"))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn refuse_strangers() -> Result<()> {
-    let stranger = namespaces().into_iter().map(Netns::named).find(Netns::exists);
-    match stranger {
-        Some(netns) => bail!(
-            "a network namespace {} exists that no laboratory made: remove it (ip netns del {0}) or leave it its name",
-            netns.name()
-        ),
-        None => Ok(()),
-    }
+    first_error
 }
 
 fn namespaces() -> Vec<String> {
     let nodes = NODES.iter().map(|node| format!("trilith-{node}"));
     [SWITCH, CLIENT_NETNS].map(str::to_owned).into_iter().chain(nodes).collect()
-}
-
-/// Two hands at once on one laboratory make no sense: bringing it up or down waits for the other's turn.
-fn lock() -> Result<Flock<File>> {
-    let file = File::options().create(true).append(true).open(LOCK).with_context(|| format!("cannot open {LOCK}"))?;
-    let mut file = Some(file);
-    let mut held = None;
-    wait_until("nobody else bringing the laboratory up or down", LOCK_DEADLINE, || {
-        match file.take().map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
-            Some(Ok(lock)) => held = Some(lock),
-            Some(Err((returned, _))) => file = Some(returned),
-            None => {}
-        }
-        held.is_some()
-    })?;
-    held.with_context(|| format!("cannot lock {LOCK}"))
 }
 
 fn say(line: &str) {
@@ -331,77 +272,15 @@ fn hierarchy() -> PathBuf {
     Path::new(HOME).join("cgroup")
 }
 
-/// What was made, written before it is made.
+fn standing() -> Standing {
+    Standing { what: "laboratory", program: "trilith-lab", home: HOME.into() }
+}
+
+/// What is made.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    id: String,
+struct Made {
     mode: Mode,
     namespaces: Vec<String>,
-    /// Whether it stands without an owner because somebody wants it to.
-    #[serde(default)]
-    kept: bool,
-}
-
-impl Record {
-    fn new(mode: Mode) -> Result<Record> {
-        Ok(Record { id: new_secret()?, mode, namespaces: namespaces(), kept: false })
-    }
-
-    /// Whether nobody will take it down: its guard has not outlived its owner.
-    fn is_orphan(&self) -> bool {
-        let guard = format!("\0{GUARD}\0{}\0", self.id);
-        let is_guard = |process: fs::DirEntry| {
-            // A process that ends meanwhile is none.
-            fs::read_to_string(process.path().join("cmdline")).is_ok_and(|line| line.ends_with(&guard))
-        };
-        !self.kept && !fs::read_dir("/proc").is_ok_and(|all| all.flatten().any(is_guard))
-    }
-
-    fn read() -> Result<Option<Record>> {
-        match fs::read_to_string(record_file()) {
-            Ok(text) => {
-                serde_json::from_str(&text).map(Some).with_context(|| format!("{} is damaged", record_file().display()))
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", record_file().display())),
-        }
-    }
-
-    fn write(&self) -> Result<()> {
-        fs::create_dir_all(HOME)?;
-        let temporary = record_file().with_extension("new");
-        fs::write(&temporary, serde_json::to_string(self)?)?;
-        fs::rename(&temporary, record_file()).with_context(|| format!("cannot write {}", record_file().display()))
-    }
-}
-
-fn record_file() -> PathBuf {
-    Path::new(HOME).join("lab.json")
-}
-
-#[derive(Debug)]
-struct Guard {
-    pipe: ChildStdin,
-}
-
-impl Guard {
-    fn start(id: &str) -> Result<Guard> {
-        let mut child = Command::new(binaries()?.join("trilith-lab"))
-            .args([GUARD, id])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            // What kills the owner from the terminal must not kill its guard.
-            .process_group(0)
-            .spawn()
-            .context("cannot start trilith-lab beside the running program (cargo build -p trilith-lab)")?;
-        let pipe = child.stdin.take().context("a piped child has a standard input")?;
-        std::thread::spawn(move || child.wait());
-        Ok(Guard { pipe })
-    }
-
-    fn dismiss(mut self) -> Result<()> {
-        self.pipe.write_all(b"x").context("the laboratory's guard is gone")
-    }
 }
 
 /// The keys that sign bundles for the laboratory.
@@ -409,17 +288,12 @@ pub(crate) fn keys() -> PathBuf {
     Path::new(HOME).join("keys")
 }
 
-/// The command of a guard ([`guard`]).
-const GUARD: &str = "guard";
 /// Everything that is no namespace and no cgroup.
 const HOME: &str = "/run/trilith-lab";
-const LOCK: &str = "/run/trilith-lab.lock";
 const SWITCH: &str = "trilith-switch";
 const CLIENT_NETNS: &str = "trilith-client";
 /// Ports of the VIP that the set's document promises: HTTP and TCP echo.
 const PORTS: [u16; 2] = [80, 9000];
-/// The first `up` of a machine holds the lock while it builds the tree.
-const LOCK_DEADLINE: Duration = Duration::from_secs(300);
 /// From the last node's readiness until the VIPs have owners and HAProxy its backends.
 const SERVING_DEADLINE: Duration = Duration::from_secs(60);
 /// Nobody is waited for longer on this wire.

@@ -37,6 +37,7 @@ pub mod netns;
 pub mod node;
 pub mod root;
 pub mod set;
+pub mod standing;
 pub mod status;
 pub mod switch;
 pub mod wait;

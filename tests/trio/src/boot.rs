@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
+use trilith_core::config::PEER_PORT;
 use trilith_lab::command::run as host;
 use trilith_lab::wait::wait_until;
 
@@ -212,7 +213,7 @@ fn tenth(value: f64) -> f64 {
 const INPUTS: &str =
     "cd \"$1\"; find tests/trio/debian overlays/services/lab -type f -exec sha256sum {} + | sort; sha256sum \"$2\"";
 /// What starts after what serves: SSH, and the coordinator.
-const LATER: [u16; 2] = [22, 8745];
+const LATER: [u16; 2] = [22, PEER_PORT];
 /// What the specification allows.
 const BAR_RATIO: f64 = 0.4;
 const BAR_USED_MIB: f64 = 110.0;

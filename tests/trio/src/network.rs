@@ -36,16 +36,16 @@ impl Network {
         Network { switch: Switch::in_namespace(switch()), client: Netns::named(CLIENT) }
     }
 
+    /// Its two namespaces.
+    pub fn namespaces(&self) -> [Netns; 2] {
+        [switch(), self.client.clone()]
+    }
+
     /// Makes it, with a port for each node and the DHCP server. `home` is for the server's log and process number.
     ///
     /// # Errors
-    /// When something of these names exists, or a step fails.
+    /// When a step fails.
     pub fn create(&self, home: &Path) -> Result<()> {
-        for netns in [&switch(), &self.client] {
-            if netns.exists() {
-                bail!("a network namespace {0} exists that no trio made: remove it (ip netns del {0})", netns.name());
-            }
-        }
         self.switch.create()?;
         self.client.create()?;
         self.switch.plug("client", CLIENT_MAC, &self.client)?;

@@ -1,24 +1,18 @@
 //! Machines on their bridge, as a whole: up, in use, down.
 //!
 //! Everything lies in `build/trio` or in the two namespaces of [`Network`], so whoever comes next can take it down, also after a
-//! crash. A [`Trio`] that was brought up by this process goes down with it, even if it is killed: a guard process waits for
-//! that at the other end of a pipe.
+//! crash. A [`Trio`] that was brought up by this process goes down with it, even if it is killed ([`trilith_lab::standing`]).
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::fs;
 use std::net::IpAddr;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
-use trilith_lab::root::binaries;
-use trilith_lab::wait::wait_until;
+use trilith_lab::standing::{Guard, Standing};
 
 use crate::accel::Accel;
 use crate::cidata::{self, Shared};
@@ -68,15 +62,14 @@ impl Trio {
     }
 
     fn make_told(plans: &[Plan], tell: Tell<'_>) -> Result<Trio> {
-        let lock = lock()?;
-        if Record::read()?.is_some() {
+        let standing = standing()?;
+        let lock = standing.lock()?;
+        if made(&standing)?.is_some() {
             bail!("machines are up already: take them down first (trilith-trio down)");
         }
+        standing.refuse_strangers(Network::named().namespaces())?;
         tools::prepare()?;
-        fs::create_dir_all(home()?).context("cannot make the trio's directory")?;
-        let record = Record { id: trilith_lab::set::new_secret()?, plans: plans.to_vec() };
-        record.write()?;
-        let trio = Trio::assemble(&record.plans, Some(Guard::start(&record.id)?))?;
+        let trio = Trio::assemble(plans, Some(standing.begin(plans)?))?;
         let built = trio.build(tell);
         // Taking it down after an error needs the lock, too.
         drop(lock);
@@ -88,8 +81,8 @@ impl Trio {
     /// # Errors
     /// When none are.
     pub fn attach() -> Result<Trio> {
-        let record = Record::read()?.context("no machines are up (trilith-trio up)")?;
-        Trio::assemble(&record.plans, None)
+        let plans: Vec<Plan> = standing()?.made()?.context("no machines are up (trilith-trio up)")?;
+        Trio::assemble(&plans, None)
     }
 
     /// The machine of that name.
@@ -164,7 +157,7 @@ impl Trio {
 
     /// Lets it stand when this process ends.
     pub fn keep(mut self) -> Result<()> {
-        self.guard.take().map_or(Ok(()), Guard::dismiss)
+        self.guard.take().map_or(Ok(()), |guard| standing()?.keep::<Vec<Plan>>(guard))
     }
 
     fn assemble(plans: &[Plan], guard: Option<Guard>) -> Result<Trio> {
@@ -204,10 +197,13 @@ impl Drop for Trio {
 /// # Errors
 /// When a node does not get there within [`UP_DEADLINE`]; unless `keep`, nothing is left then.
 pub fn up(keep: bool) -> Result<Trio> {
-    if Record::read()?.is_some() {
+    let standing = standing()?;
+    let lock = standing.lock()?;
+    if let Some(plans) = made(&standing)? {
         say("up already");
-        return Trio::attach();
+        return Trio::assemble(&plans, None);
     }
+    drop(lock);
     let accel = prepare()?;
     let started = Instant::now();
     let trio = Trio::power_on(&Plan::trio(accel)?)?;
@@ -239,26 +235,12 @@ pub fn prepare() -> Result<Accel> {
 
 /// Takes down whatever machines are up and says whether there were any. Goes on after errors and returns the first.
 pub fn down() -> Result<bool> {
-    let _lock = lock()?;
-    let Some(record) = Record::read()? else {
-        return Ok(false);
-    };
-    take_down(&record)?;
-    Ok(true)
+    standing()?.down(take_down)
 }
 
-/// What a guard does: waits until its owner ends, then takes the owner's machines down, unless it was dismissed.
+/// What a guard does ([`Standing::guard`]).
 pub fn guard(id: &str) -> Result<()> {
-    let mut word = [0u8; 1];
-    // One byte is the dismissal; the end of the pipe is the end of the owner.
-    if std::io::stdin().read(&mut word).unwrap_or(0) > 0 {
-        return Ok(());
-    }
-    let _lock = lock()?;
-    match Record::read()? {
-        Some(record) if record.id == id => take_down(&record),
-        _ => Ok(()),
-    }
+    standing()?.guard(id, take_down)
 }
 
 /// Where everything lies that is no namespace.
@@ -266,36 +248,23 @@ pub fn home() -> Result<PathBuf> {
     Ok(build_directory(&repository()?).join("trio"))
 }
 
-fn take_down(record: &Record) -> Result<()> {
-    let trio = Trio::assemble(&record.plans, None)?;
-    let ended: Vec<Result<()>> = trio.machines.iter().map(Machine::power_cut).collect();
-    let home = home()?;
-    let removed = trio.network.remove(&home);
-    ended.into_iter().collect::<Result<()>>().and(removed)?;
-    // The record goes with the rest, last: what could not be taken down can be tried again.
-    match fs::remove_dir_all(&home) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", home.display()))
-        }
-        _ => Ok(()),
-    }
+fn standing() -> Result<Standing> {
+    Ok(Standing { what: "trio", program: "trilith-trio", home: home()? })
 }
 
-/// Two hands at once on the same machines make no sense: bringing them up or down waits for the other's turn.
-fn lock() -> Result<Flock<File>> {
-    let path = home()?.with_extension("lock");
-    let file = File::options().create(true).append(true).open(&path);
-    let mut file = Some(file.with_context(|| format!("cannot open {}", path.display()))?);
-    let mut held = None;
-    wait_until("nobody else bringing machines up or down", LOCK_DEADLINE, || {
-        match file.take().map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
-            Some(Ok(lock)) => held = Some(lock),
-            Some(Err((returned, _))) => file = Some(returned),
-            None => {}
-        }
-        held.is_some()
-    })?;
-    held.with_context(|| format!("cannot lock {}", path.display()))
+/// The machines that are up; those that lost owner and guard are taken down first. Under the lock.
+fn made(standing: &Standing) -> Result<Option<Vec<Plan>>> {
+    if standing.down_orphan(take_down)? {
+        say("machines that had lost their owner were taken down");
+    }
+    standing.made()
+}
+
+fn take_down(plans: Vec<Plan>) -> Result<()> {
+    let trio = Trio::assemble(&plans, None)?;
+    let ended: Vec<Result<()>> = trio.machines.iter().map(Machine::power_cut).collect();
+    let removed = trio.network.remove(&home()?);
+    ended.into_iter().collect::<Result<()>>().and(removed)
 }
 
 /// One line of progress, with the seconds since the first.
@@ -305,56 +274,7 @@ pub fn say(line: &str) {
     eprintln!("trio {seconds:7.1}: {line}");
 }
 
-/// What was made, written before it is made.
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    id: String,
-    plans: Vec<Plan>,
-}
-
-impl Record {
-    fn read() -> Result<Option<Record>> {
-        let file = home()?.join("trio.json");
-        match fs::read_to_string(&file) {
-            Ok(text) => serde_json::from_str(&text).map(Some).with_context(|| format!("{} is damaged", file.display())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
-        }
-    }
-
-    fn write(&self) -> Result<()> {
-        let file = home()?.join("trio.json");
-        fs::write(&file, serde_json::to_string(self)?).with_context(|| format!("cannot write {}", file.display()))
-    }
-}
-
-#[derive(Debug)]
-struct Guard {
-    pipe: ChildStdin,
-}
-
-impl Guard {
-    fn start(id: &str) -> Result<Guard> {
-        let mut child = Command::new(binaries()?.join("trilith-trio"))
-            .args(["guard", id])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            // What kills the owner from the terminal must not kill its guard.
-            .process_group(0)
-            .spawn()
-            .context("cannot start trilith-trio beside the running program (cargo build -p trilith-trio)")?;
-        let pipe = child.stdin.take().context("a piped child has a standard input")?;
-        std::thread::spawn(move || child.wait());
-        Ok(Guard { pipe })
-    }
-
-    fn dismiss(mut self) -> Result<()> {
-        self.pipe.write_all(b"x").context("the trio's guard is gone")
-    }
-}
-
 /// Three translated machines at once, on two processors that others use, too.
 pub const UP_DEADLINE: Duration = Duration::from_secs(300);
-const LOCK_DEADLINE: Duration = Duration::from_secs(120);
 /// Each answer costs a translated guest some of the time that it needs to get ready.
 const ASK_EVERY: Duration = Duration::from_millis(200);

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
+use trilith_core::config::PEER_PORT;
 
 use super::flows::at_home;
 use super::idle::{UNIT, memory_mib};
@@ -210,8 +211,6 @@ fn position(node: &str) -> usize {
     NODES.iter().position(|name| *name == node).unwrap_or(0)
 }
 
-/// The peers' UDP port: `PEER_PORT` in `supervisor/core/src/config/mod.rs`.
-const PEER_PORT: u16 = 8745;
 /// Datagrams to learn from, and how long to listen for them; at rest a node hears and says 160 in a second.
 const HEARD: usize = 200;
 const LISTEN: Duration = Duration::from_secs(10);

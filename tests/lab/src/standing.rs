@@ -1,0 +1,233 @@
+//! What stands for as long as its owner lives: a laboratory, or machines.
+//!
+//! ```text
+//!   owner ──pipe──▶ guard        either ends: the other takes everything down
+//!     └── record: what was made, written before it is made, removed last
+//! ```
+//!
+//! One with neither owner nor guard, as when both were killed at once, is an orphan unless it was kept: whoever comes next takes it
+//! down, because nobody knows what it was in the middle of.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::netns::Netns;
+use crate::root::binaries;
+use crate::set::new_secret;
+use crate::wait::wait_until;
+
+/// A kind of what stands; there is one of it at a time.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// What it is called in errors.
+    pub what: &'static str,
+    /// The program, beside the running one, whose command `guard ID` calls [`Standing::guard`].
+    pub program: &'static str,
+    /// Where its record lies, and everything else that goes when it does. Its lock lies beside.
+    pub home: PathBuf,
+}
+
+/// What was made, written before it is made.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record<T> {
+    id: String,
+    /// Whether it stands without an owner because somebody wants it to.
+    #[serde(default)]
+    kept: bool,
+    made: T,
+}
+
+/// Sees to it that what this process made goes down with it.
+#[derive(Debug)]
+pub struct Guard {
+    pipe: ChildStdin,
+}
+
+impl Guard {
+    /// Ends the guard and nothing else.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn dismiss(mut self) -> Result<()> {
+        self.pipe.write_all(b"x").context("the guard is gone")
+    }
+}
+
+impl Standing {
+    /// Two hands at once make no sense: bringing it up or down waits for the other's turn.
+    ///
+    /// # Errors
+    /// When the other's turn takes longer than five minutes.
+    pub fn lock(&self) -> Result<Flock<File>> {
+        let path = self.home.with_extension("lock");
+        let file = File::options().create(true).append(true).open(&path);
+        let mut file = Some(file.with_context(|| format!("cannot open {}", path.display()))?);
+        let mut held = None;
+        wait_until(&format!("nobody else bringing the {} up or down", self.what), LOCK_DEADLINE, || {
+            match file.take().map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock)) {
+                Some(Ok(lock)) => held = Some(lock),
+                Some(Err((returned, _))) => file = Some(returned),
+                None => {}
+            }
+            held.is_some()
+        })?;
+        held.with_context(|| format!("cannot lock {}", path.display()))
+    }
+
+    /// What was made, if it stands.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub fn made<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        Ok(self.read()?.map(|record| record.made))
+    }
+
+    /// Writes the record of what is about to be made, and starts its guard.
+    ///
+    /// # Errors
+    /// When either fails; then there is no record.
+    pub fn begin<T: Serialize>(&self, made: T) -> Result<Guard> {
+        let record = Record { id: new_secret()?, kept: false, made };
+        self.write(&record)?;
+        self.start_guard(&record.id).inspect_err(|_| drop(self.remove_home()))
+    }
+
+    /// Lets it stand when this process ends.
+    ///
+    /// # Errors
+    /// When the record cannot be written or the guard is gone.
+    pub fn keep<T: Serialize + DeserializeOwned>(&self, guard: Guard) -> Result<()> {
+        let record: Record<T> = self.read()?.with_context(|| format!("the record of the {} is gone", self.what))?;
+        self.write(&Record { kept: true, ..record })?;
+        guard.dismiss()
+    }
+
+    /// Takes down whatever stands and says whether it did. The record goes last: what could not be taken down can be tried again.
+    ///
+    /// # Errors
+    /// Those of `take_down`.
+    pub fn down<T: DeserializeOwned>(&self, take_down: impl FnOnce(T) -> Result<()>) -> Result<bool> {
+        let _lock = self.lock()?;
+        self.down_if(|_| true, take_down)
+    }
+
+    /// Takes down what lost its owner and its guard, and says whether there was such; under the lock.
+    ///
+    /// # Errors
+    /// Those of `take_down`.
+    pub fn down_orphan<T: DeserializeOwned>(&self, take_down: impl FnOnce(T) -> Result<()>) -> Result<bool> {
+        self.down_if(|record| !record.kept && !has_guard(&record.id), take_down)
+    }
+
+    /// What a guard does: waits until its owner ends, then takes down what the owner made, unless it was dismissed.
+    ///
+    /// # Errors
+    /// Those of `take_down`.
+    pub fn guard<T: DeserializeOwned>(&self, id: &str, take_down: impl FnOnce(T) -> Result<()>) -> Result<()> {
+        let mut word = [0u8; 1];
+        // One byte is the dismissal; the end of the pipe is the end of the owner.
+        if std::io::stdin().read(&mut word).unwrap_or(0) > 0 {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        self.down_if(|record| record.id == id, take_down).map(drop)
+    }
+
+    /// Refuses to begin where something of that name stands that has no record here: it is another's, and is left alone.
+    ///
+    /// # Errors
+    /// When there is such a namespace.
+    pub fn refuse_strangers(&self, namespaces: impl IntoIterator<Item = Netns>) -> Result<()> {
+        match namespaces.into_iter().find(Netns::exists) {
+            Some(netns) => bail!(
+                "a network namespace {0} exists that no {1} of here made: take it down where it was made, or remove it (ip netns del {0})",
+                netns.name(),
+                self.what
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes the record and all that lies with it.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn remove_home(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.home) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", self.home.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn down_if<T: DeserializeOwned>(
+        &self,
+        wanted: impl FnOnce(&Record<T>) -> bool,
+        take_down: impl FnOnce(T) -> Result<()>,
+    ) -> Result<bool> {
+        let Some(record) = self.read()?.filter(wanted) else { return Ok(false) };
+        take_down(record.made)?;
+        self.remove_home()?;
+        Ok(true)
+    }
+
+    fn read<T: DeserializeOwned>(&self) -> Result<Option<Record<T>>> {
+        let file = self.file();
+        match fs::read_to_string(&file) {
+            Ok(text) => serde_json::from_str(&text).map(Some).with_context(|| format!("{} is damaged", file.display())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+        }
+    }
+
+    fn write<T: Serialize>(&self, record: &Record<T>) -> Result<()> {
+        let (file, temporary) = (self.file(), self.file().with_extension("new"));
+        fs::create_dir_all(&self.home).with_context(|| format!("cannot make {}", self.home.display()))?;
+        fs::write(&temporary, serde_json::to_string(record)?)?;
+        fs::rename(&temporary, &file).with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    fn file(&self) -> PathBuf {
+        self.home.join("record.json")
+    }
+
+    fn start_guard(&self, id: &str) -> Result<Guard> {
+        let mut child = Command::new(binaries()?.join(self.program))
+            .args([GUARD, id])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            // What kills the owner from the terminal must not kill its guard.
+            .process_group(0)
+            .spawn()
+            .with_context(|| {
+                format!("cannot start {0} beside the running program (cargo build -p {0})", self.program)
+            })?;
+        let pipe = child.stdin.take().context("a piped child has a standard input")?;
+        std::thread::spawn(move || child.wait());
+        Ok(Guard { pipe })
+    }
+}
+
+fn has_guard(id: &str) -> bool {
+    let guard = format!("\0{GUARD}\0{id}\0");
+    let is_guard = |process: fs::DirEntry| {
+        // A process that ends meanwhile is none.
+        fs::read_to_string(process.path().join("cmdline")).is_ok_and(|line| line.ends_with(&guard))
+    };
+    fs::read_dir("/proc").is_ok_and(|all| all.flatten().any(is_guard))
+}
+
+/// The command of a guard.
+const GUARD: &str = "guard";
+/// The first `up` of a machine holds the lock while it builds a tree.
+const LOCK_DEADLINE: Duration = Duration::from_secs(300);

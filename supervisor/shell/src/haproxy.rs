@@ -47,13 +47,13 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 const START_TRIES: u32 = 100;
 /// …and after which pauses. There is nothing to wait for but the socket itself.
 const START_PAUSE: Duration = Duration::from_millis(10);
+/// One that does not listen by then, as on a slow machine, is looked for so often, [`LATE_PAUSE`] apart: a minute. It may have ended,
+/// and is said to run again when it is started anew.
+const AWAITED: u32 = 30;
 /// A HAProxy that did not answer in time is brought up to date after so long: what it was busy with is over, or it is killed…
 const LATE_PAUSE: Duration = Duration::from_secs(2);
 /// …and one that refused it after so long: each try may cost it a worker.
 const FAILED_PAUSE: Duration = Duration::from_secs(30);
-/// One that was said to run and does not listen yet, as on a slow machine, is looked for so many times, [`LATE_PAUSE`] apart: a minute
-/// and a half. One that has ended meanwhile is said to run again when it is started anew.
-const AWAITED: u32 = 30;
 /// How often HAProxy is asked until when its certificates hold, beside every load: in case that it did not tell.
 const ENDS_EVERY: Duration = Duration::from_secs(3600);
 
@@ -219,7 +219,8 @@ impl Shell {
                     self.sync_started().await;
                 }
                 () = tokio::time::sleep(self.again.unwrap_or_default()), if self.again.is_some() => {
-                    self.sync_started().await;
+                    let result = self.sync().await;
+                    self.synced(result);
                 }
                 command = queue.recv() => match command {
                     Some(Command::Backend { node, state }) => {
@@ -279,6 +280,10 @@ impl Shell {
             tokio::time::sleep(START_PAUSE).await;
             result = self.sync().await;
         }
+        self.synced(result);
+    }
+
+    fn synced(&mut self, result: Result<(), Failure>) {
         let asks = result.is_ok() && self.refused.is_none();
         self.report(result);
         if asks {

@@ -16,8 +16,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::sync::mpsc;
 use trilith_core::command::{Command, Deed, Ring};
 use trilith_core::config::{NodeId, Settings, Vip, VipId};
+use trilith_core::decision::describe_mac;
 use trilith_core::event::{Event, Probe};
 use trilith_core::health::PROBE_TIMEOUT;
+use trilith_core::time::Time;
+use trilith_core::vip::Rival;
 
 use crate::neighbour::frame::Mac;
 use crate::neighbour::{Heard, Neighbour, Question};
@@ -32,6 +35,9 @@ const RING_QUEUE: usize = 16;
 const KERNEL_TIMEOUT: Duration = Duration::from_millis(90);
 /// At most one conflict is reported for a VIP within this time, however often it is claimed.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
+/// An address of the node itself is said to be here once within this time, however often another machine claims it (`DEFEND_INTERVAL`,
+/// RFC 5227, section 2.4 (c)).
+const DEFEND_PAUSE: Duration = Duration::from_secs(10);
 
 /// The way to the shell of the network.
 #[derive(Clone)]
@@ -45,6 +51,12 @@ impl Handle {
     /// MAC address of the interface that this node relays by, that of the first VIP; zero while there is no such interface.
     pub fn own_mac(&self) -> Mac {
         self.world.link(VipId(0)).map_or([0; 6], |link| link.mac)
+    }
+
+    /// Addresses of this node itself that another machine has, too, and which.
+    pub fn rivals(&self) -> Vec<(IpAddr, Mac)> {
+        let (rivals, now) = (locked(&self.world.rivals), self.world.now());
+        rivals.iter().filter_map(|(address, rival)| Some((*address, rival.stubborn(now)?))).collect()
     }
 
     /// Packets passed on to the next node since the rules were first loaded.
@@ -69,8 +81,20 @@ pub async fn start(settings: Arc<Settings>, me: NodeId, events: mpsc::Sender<Eve
     let watch = Watch::open()?;
     let vips: Vec<IpAddr> = settings.vips.iter().map(|vip| vip.address).collect();
     let v6 = vips.iter().chain(settings.nodes.iter().map(|node| &node.address)).any(IpAddr::is_ipv6);
-    let neighbour = Neighbour::open(&vips, v6)?;
-    let world = Arc::new(World { settings, me, kernel, neighbour, links: Mutex::default(), gateway: Mutex::default() });
+    let own = &settings.nodes[usize::from(me.0)];
+    let own: Vec<IpAddr> = [own.address].into_iter().chain(own.address6.map(IpAddr::V6)).collect();
+    let claims: Vec<IpAddr> = vips.into_iter().chain(own.iter().copied()).collect();
+    let neighbour = Neighbour::open(&claims, v6)?;
+    let world = Arc::new(World {
+        settings,
+        me,
+        kernel,
+        neighbour,
+        links: Mutex::default(),
+        gateway: Mutex::default(),
+        rivals: Mutex::new(own.into_iter().map(|address| (address, Rival::default())).collect()),
+        begun: Instant::now(),
+    });
 
     let (rings, ring_queue) = mpsc::channel(RING_QUEUE);
     let mut shell =
@@ -98,6 +122,9 @@ struct World {
     /// The interfaces of VIPs that exist now, by name.
     links: Mutex<BTreeMap<String, Link>>,
     gateway: Mutex<Gateways>,
+    /// The node's own addresses, and who else has them.
+    rivals: Mutex<BTreeMap<IpAddr, Rival>>,
+    begun: Instant,
 }
 
 /// What is known of the default gateways.
@@ -113,6 +140,31 @@ impl World {
     fn link(&self, vip: VipId) -> Option<Link> {
         let vip = self.settings.vips.get(usize::from(vip.0))?;
         locked(&self.links).get(&vip.interface).copied()
+    }
+
+    /// The time that rivals are counted in.
+    fn now(&self) -> Time {
+        Time::ZERO + self.begun.elapsed()
+    }
+
+    /// Another machine says that it has an address of the node itself: what is for this node goes there until this node says, too,
+    /// that it has it.
+    fn defend(&self, address: IpAddr, mac: Mac, index: u32, defended: &mut BTreeMap<IpAddr, Instant>) {
+        let mut rivals = locked(&self.rivals);
+        let Some(rival) = rivals.get_mut(&address) else { return };
+        let links: Vec<Link> = locked(&self.links).values().copied().collect();
+        let Some(here) = links.iter().find(|link| link.index == index) else { return };
+        if links.iter().any(|link| link.mac == mac) {
+            return;
+        }
+        rival.heard(self.now(), mac);
+        if defended.get(&address).is_none_or(|at| at.elapsed() >= DEFEND_PAUSE) {
+            defended.insert(address, Instant::now());
+            tracing::warn!("machine {} claims {address}, which is this node's", describe_mac(mac));
+            if let Err(error) = self.neighbour.announce(*here, address) {
+                tracing::warn!(%address, %error, "not announced");
+            }
+        }
     }
 
     fn vip_ids(&self) -> impl Iterator<Item = VipId> {
@@ -414,9 +466,10 @@ async fn keep_ring(world: Arc<World>, mut queue: mpsc::Receiver<RingChange>, eve
     }
 }
 
-/// Reports who claims a VIP that is not their own; whoever has asked a question has heard it already.
+/// Reports who claims a VIP that is not their own, and defends the node's own addresses; whoever has asked a question has heard it already.
 async fn listen(world: Arc<World>, events: mpsc::Sender<Event>) {
     let mut reported: BTreeMap<VipId, Instant> = BTreeMap::new();
+    let mut defended = BTreeMap::new();
     loop {
         let Heard { says, index } = match world.neighbour.hear().await {
             Ok(heard) => heard,
@@ -425,6 +478,9 @@ async fn listen(world: Arc<World>, events: mpsc::Sender<Event>) {
                 return;
             }
         };
+        if let Some(mac) = says.mac {
+            world.defend(says.address, mac, index, &mut defended);
+        }
         for (id, vip) in world.vip_ids().zip(&world.settings.vips) {
             let Some(link) = world.link(id) else { continue };
             let Some(mac) = says.mac.filter(|mac| *mac != link.mac) else { continue };

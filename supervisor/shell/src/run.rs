@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 use trilith_core::command::{Accepted, Command, Refused};
 use trilith_core::config::{NodeId, ServiceId, Settings};
-use trilith_core::decision::{Decision, describe, describe_accepted, describe_refused};
+use trilith_core::decision::{Decision, describe, describe_accepted, describe_mac, describe_refused};
 use trilith_core::event::{Event, Probe, Request, Unit};
 use trilith_core::node::Node;
 use trilith_core::status::{Channel, DecisionStatus, Status};
@@ -304,6 +304,7 @@ fn channel(stats: peers::Stats) -> Channel {
 }
 
 async fn with_flows(mut status: Status, haproxy: &haproxy::Handle, net: Arc<net::Handle>) -> Status {
+    let rivals = net.rivals();
     match haproxy.flows().await {
         Ok(mut flows) => {
             // Whoever changes rules of nftables, in whatever process, has the kernel hold up who asks for them.
@@ -322,6 +323,13 @@ async fn with_flows(mut status: Status, haproxy: &haproxy::Handle, net: Arc<net:
     }
     status.haproxy_problem = haproxy.problem();
     status.alarms.extend(status.haproxy_problem.clone());
+    status.alarms.extend(rivals.into_iter().map(|(address, mac)| {
+        format!(
+            "machine {} has the address of node {} ({address}), too: give it another",
+            describe_mac(mac),
+            status.node
+        )
+    }));
     if let Some(now) = utc::now_if_right(paths::CLOCK_IS_RIGHT.as_ref()) {
         status.alarms.extend(haproxy.ending(now));
     }

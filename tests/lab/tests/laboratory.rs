@@ -314,21 +314,21 @@ fn a_node_that_was_given_another_secret_is_told_of_as_such() -> Result<()> {
     with_lab(|lab| {
         agreed(lab)?;
         let (a, c) = (lab.node("a")?, lab.node("c")?);
-        let told = || {
-            let status = a.run("trilith", &["status", "--json"]).unwrap_or_default();
-            status.contains("what comes from node c's address is sealed with another secret")
+        let told = || -> Result<bool> {
+            let status = a.run("trilith", &["status", "--json"])?;
+            Ok(status.contains("what comes from node c's address is sealed with another secret"))
         };
-        ensure!(!told(), "an alarm, although all have the same secret");
+        ensure!(!told()?, "an alarm, although all have the same secret");
         let file = c.path("/var/lib/trilith/secret")?;
         let secret = fs::read_to_string(&file)?;
         fs::write(&file, secret.chars().rev().collect::<String>())?;
         c.run("systemctl", &["restart", "trilith.service"])?;
-        let seen = wait_until("an alarm that says it", SOON, told);
+        let seen = wait_until("an alarm that says it", SOON, || told().unwrap_or(false));
         fs::write(&file, secret)?;
         c.run("systemctl", &["restart", "trilith.service"])?;
         seen?;
         settle(lab)?;
-        ensure!(!told(), "an alarm, although the node is heard");
+        ensure!(!told()?, "an alarm, although the node is heard");
         Ok(())
     })
 }
@@ -367,7 +367,19 @@ fn a_certificate_is_served_and_renewed_by_a_haproxy_that_may_not_read_the_state(
         shown_by_all("second")?;
         let broken = established.finish().broken_at;
         ensure!(broken.is_empty(), "broken by another certificate: {broken:?}");
-        Ok(())
+
+        // A HAProxy that cannot load its configuration would not start with it either: no node is to restart before that is mended.
+        let b = lab.node("b")?;
+        let told = || -> Result<bool> {
+            let plan = lab.node("a")?.output("trilith", &["upgrade", "start", "9.9.9", "--dry-run"])?;
+            Ok(String::from_utf8_lossy(&plan.stderr).contains("node b may not serve after a restart: service secure"))
+        };
+        ensure!(!told()?, "an objection, although all is well");
+        fs::remove_file(b.path(CERTIFICATE_FILE)?)?;
+        b.run("systemctl", &["restart", "trilith.service"])?;
+        wait_until("an objection that names it", SOON, || told().unwrap_or(false))?;
+        everywhere("third")?;
+        wait_until("no objection", SOON, || told().is_ok_and(|told| !told)).map(drop)
     })
 }
 
@@ -669,6 +681,7 @@ health = \"GET /healthz\"
 unit = \"lab-service.service\"
 tls_certificate = \"/var/lib/trilith/files/tls/secure.pem\"
 ";
+const CERTIFICATE_FILE: &str = "/var/lib/trilith/files/tls/secure.pem";
 const NEW_PER_S: u32 = 100;
 const FLOWS_EACH: usize = 50;
 const PING_EVERY: Duration = Duration::from_millis(200);

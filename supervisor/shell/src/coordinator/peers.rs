@@ -46,6 +46,9 @@ pub struct Answer {
     /// Connections of this node's HAProxy to the other's services.
     #[serde(default)]
     pub connections: BTreeMap<String, u64>,
+    /// What keeps the HAProxy of the node that answers from running what its document asks for.
+    #[serde(default)]
+    pub haproxy_problem: Option<String>,
 }
 
 /// Serves what peers ask, until the queue ends.
@@ -79,8 +82,11 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         }
         VIEW => {
             let about: Claim = read(stream).await.map_err(io("its question"))?;
-            let seen =
-                |status: &Status| Answer { serves: sees(status, peer, &about), connections: connections(status, peer) };
+            let seen = |status: &Status| Answer {
+                serves: sees(status, peer, &about),
+                connections: connections(status, peer),
+                haproxy_problem: status.haproxy_problem.clone(),
+            };
             let answer = status.borrow().as_ref().map(seen).unwrap_or_default();
             write(stream, &answer).await.map_err(io("the answer"))
         }
@@ -114,6 +120,11 @@ pub async fn is_seen_by(replica: &Replica, peer: NodeId, about: &Claim) -> bool 
 /// Asks a peer for its HAProxy's connections to this node, by service; none when it does not answer.
 pub async fn connections_to_us(replica: &Replica, peer: NodeId) -> BTreeMap<String, u64> {
     view(replica, peer, &Claim::default()).await.unwrap_or_default().connections
+}
+
+/// What keeps a peer's HAProxy from running what the document asks for; none when the peer does not answer.
+pub async fn haproxy_problem_of(replica: &Replica, peer: NodeId) -> Option<String> {
+    view(replica, peer, &Claim::default()).await?.haproxy_problem
 }
 
 /// The connections of this status' HAProxy to a node, by service.
@@ -232,6 +243,10 @@ mod tests {
         let seen = told(&question, Some(full())).await.unwrap();
         assert!(seen.serves);
         assert_eq!(seen.connections, BTreeMap::from([("portal".to_owned(), 400)]));
+        assert_eq!(seen.haproxy_problem, None);
+        let mut ill = full();
+        ill.haproxy_problem = Some("no certificate".to_owned());
+        assert_eq!(told(&question, Some(ill)).await.unwrap().haproxy_problem.unwrap(), "no certificate");
         assert!(!told(&question, None).await.unwrap().serves, "one that sees nothing vouches for nobody");
         for length in 0..question.len() {
             told(&question[..length], Some(full())).await.unwrap_err();

@@ -13,15 +13,18 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 use trilith_bundle::{Context, Failure, Room, Store, Verified, transfer};
+use trilith_core::config::{NodeId, Settings};
 use trilith_core::rollout::{plan, waits};
 use trilith_core::set::{self, Ask, Bundle, Goal, Hold, Options, Phase, Reply, State};
+use trilith_core::status::Status;
 use trilith_raft::{Health, ProposeError, Replica};
 
 use super::deeds::{Deeds, forget_another, have, utc_or_now};
+use super::peers;
 use super::sight::World;
 use crate::control::{accept, listen, peer};
 use crate::paths;
@@ -203,9 +206,16 @@ pub fn serve(
         }
         _ => None,
     };
+    // A document may be what mends a HAProxy, and a service's version does not concern it.
+    let restarts = matches!(&request, Request::Plan { goal: Goal::System { .. }, options } if !options.force);
+    let (settings, me, status) = (deeds.settings.clone(), deeds.me, world.status());
     let now = utc_or_now(world);
     async move {
         let answer = match (at_once, request) {
+            (Some(Answer::Planned { steps, mut objections }), _) if restarts => {
+                objections.extend(haproxies_that_would_not_come_back(&replica, &settings, me, &status).await);
+                Answer::Planned { steps, objections }
+            }
             (Some(answer), _) => answer,
             (None, Request::Propose(ask)) => propose(&replica, utc, ask).await,
             (None, Request::Replace { node }) => told(
@@ -229,6 +239,25 @@ pub fn serve(
             warn!("the answer was not taken: {error}");
         }
     }
+}
+
+/// What a HAProxy does not load now it would not start with either, so that the node would be called unfit with a version that is not to
+/// blame, and go back from it.
+async fn haproxies_that_would_not_come_back(
+    replica: &Replica,
+    settings: &Settings,
+    me: NodeId,
+    status: &watch::Receiver<Option<Status>>,
+) -> Vec<String> {
+    let peers = (0..settings.nodes.len() as u8).map(NodeId).filter(|node| *node != me);
+    let asked = peers.map(|peer| async move { (peer, peers::haproxy_problem_of(replica, peer).await) });
+    let mut problems = futures_util::future::join_all(asked).await;
+    problems.push((me, status.borrow().as_ref().and_then(|status| status.haproxy_problem.clone())));
+    let told = |(node, problem): (NodeId, Option<String>)| {
+        let name = settings.node_name(node);
+        Some(format!("node {name} may not serve after a restart: {}; mend that first, or say --force", problem?))
+    };
+    problems.into_iter().filter_map(told).collect()
 }
 
 /// What about the rollout in progress, or the last one, needs an operator, with the command; nothing while all goes well.

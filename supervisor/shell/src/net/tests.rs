@@ -196,6 +196,30 @@ async fn whoever_else_claims_a_vip_is_reported_and_a_vip_held_elsewhere_answers_
 }
 
 #[tokio::test]
+async fn whoever_else_claims_the_nodes_own_address_is_told_of_and_answered() {
+    let lab = Lab::up().await;
+    let other = lab.links(&lab.client).await["eth0"];
+    for address in ["10.77.0.11", "fd77::11"].map(|address| address.parse::<IpAddr>().unwrap()) {
+        let stranger = Arc::new(lab.client.on(async move { Neighbour::open(&[address], true).unwrap() }).await);
+        let claim = async || {
+            let stranger = Arc::clone(&stranger);
+            lab.client.on(async move { stranger.announce(other, address).unwrap() }).await;
+        };
+        claim().await;
+        let hears = Arc::clone(&stranger);
+        let says = lab.client.on(async move { timeout(Duration::from_secs(5), hears.hear()).await }).await;
+        let says = says.expect("the node says that it has it").unwrap().says;
+        assert_eq!((says.address, says.mac), (address, Some(lab.nodes[0].net.own_mac())));
+        let told = until("the node tells of it", async || {
+            claim().await;
+            lab.nodes[0].net.rivals().into_iter().find(|(claimed, _)| *claimed == address)
+        });
+        assert_eq!(told.await, (address, other.mac));
+        assert!(lab.nodes[1].net.rivals().is_empty(), "it is not the address of that node");
+    }
+}
+
+#[tokio::test]
 async fn a_flood_of_claims_gets_a_bounded_share_of_the_time() {
     const CLAIMS: u32 = 50;
     let lab = Lab::up().await;

@@ -57,13 +57,14 @@ lab *args: setup
     @case "${1:-}" in up | config-roll | mixed) {{ just_executable() }} binaries ;; *) [ -x {{ lab }} ] || {{ just_executable() }} binaries ;; esac
     @if [ "${1:-}" = mixed ]; then tests/lab/mixed "${@:2}"; else {{ lab }} lab "$@"; fi
 
-# Simulate that many seeds, or one again: sim 100000, sim --seed 8361 [--trace]; sim bugs plants each bug, sim explore tries every order.
+# Simulate that many seeds, or one again: sim 100000, sim --seed 8361 [--trace]; sim bugs plants each bug, sim explore tries every order
+# of what can happen, as far as its number of states reaches.
 sim *args:
     @cargo build --release --quiet --workspace --bin trilith-sim
     @{{ sim }} "$@"
 
 # Three virtual machines: up | down | status | console NODE | ssh NODE [CMD…] | client [CMD…] | power-cut NODE | power-on NODE |
-# pause NODE [SECONDS] | resume NODE | test [--long] | upgrade [VERSION…] | bad-upgrades [WAY…] | power-cuts [N] | packed [FORMAT…]. The last line of the latter four is one JSON object.
+# pause NODE [SECONDS] | resume NODE | test [NAME…] | upgrade [VERSION…] | bad-upgrades [WAY…] | power-cuts [N] | packed [FORMAT…]. The last line of the latter four is one JSON object.
 [doc('Three virtual machines: up | down | status | console NODE | ssh NODE | power-cut NODE | pause NODE [SECONDS] | test | upgrade | …')]
 trio *args: setup
     @case "${1:-}" in up | test | upgrade | bad-upgrades | power-cuts | packed) {{ just_executable() }} binaries ;; *) [ -x {{ trio }} ] || {{ just_executable() }} binaries ;; esac

@@ -2,12 +2,11 @@
 
 use crate::answers::Answers;
 use crate::cloud_config::{self, Part};
-use crate::encoding;
-use crate::finding::{Finding, Findings};
+use crate::finding::Findings;
 use crate::network;
 use crate::set_part;
-use crate::sources::{Content, Document, Documents};
-use crate::yaml::{self, Node};
+use crate::sources::{Content, Documents};
+use crate::yaml;
 
 /// What the documents say, and what is wrong with them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,12 +28,12 @@ pub fn take(documents: &Documents) -> Taken {
     let Taken { answers, findings, network_is_wrong } = &mut taken;
     answers.source = documents.source.clone();
     for document in &documents.meta {
-        if let Some(root) = tree(document, findings) {
+        if let Some(root) = document.tree(findings) {
             cloud_config::read_meta(&document.name, &root, answers, findings);
         }
     }
     if let Some(document) = &documents.network {
-        let root = tree(document, findings);
+        let root = document.tree(findings);
         // An empty document says nothing.
         let says =
             root.as_ref().is_none_or(|root| root.value != yaml::Value::Scalar(yaml::Scalar::Plain(String::new())));
@@ -45,7 +44,9 @@ pub fn take(documents: &Documents) -> Taken {
     for document in &documents.user {
         match &document.content {
             Content::Bytes(bytes) => parts.extend(cloud_config::parts(&document.name, bytes.clone(), findings)),
-            Content::Tree(root) => parts.push(Part { name: document.name.clone(), root: root.clone() }),
+            Content::Tree(_) | Content::Unreadable { .. } => {
+                parts.extend(document.tree(findings).map(|root| Part { name: document.name.clone(), root }));
+            }
         }
     }
     let set = cloud_config::read(&parts, answers, findings);
@@ -55,36 +56,4 @@ pub fn take(documents: &Documents) -> Taken {
         answers.files = Vec::new();
     }
     taken
-}
-
-fn tree(document: &Document, findings: &mut Findings) -> Option<Node> {
-    let bytes = match &document.content {
-        Content::Tree(root) => return Some(root.clone()),
-        Content::Bytes(bytes) => bytes.clone(),
-    };
-    let fault = |wrong: String, mend: &str| Finding {
-        document: document.name.clone(),
-        line: 0,
-        key: String::new(),
-        wrong,
-        mend: mend.to_owned(),
-    };
-    let bytes = match encoding::unpacked(bytes) {
-        Ok(bytes) => bytes,
-        Err(wrong) => {
-            findings.fault(fault(wrong, "pack it anew, or give it as it is"));
-            return None;
-        }
-    };
-    let Ok(text) = String::from_utf8(bytes) else {
-        findings.fault(fault("is not UTF-8 text".to_owned(), "save the document as UTF-8"));
-        return None;
-    };
-    match yaml::parse(text.strip_prefix('\u{feff}').unwrap_or(&text), &document.name) {
-        Ok(root) => Some(root),
-        Err(fault) => {
-            findings.fault(*fault);
-            None
-        }
-    }
 }

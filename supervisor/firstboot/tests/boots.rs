@@ -158,6 +158,24 @@ fn wrong_answers_leave_the_node_reachable_and_mended_ones_are_taken_at_the_next_
     assert!(machine.notices().is_empty());
 }
 
+#[test]
+fn a_file_that_cannot_be_read_keeps_all_from_being_stored_and_the_network_stands() {
+    let machine = Machine::new("unreadable");
+    for (file, network) in [("user-data", NetworkOutcome::Answers), ("network-config", NetworkOutcome::Wrong)] {
+        machine.attach("one", GOOD, Some(NETWORK));
+        // A folder in its place can't be read by root either.
+        fs::remove_file(machine.directory.join("disk").join(file)).unwrap();
+        fs::create_dir(machine.directory.join("disk").join(file)).unwrap();
+        let wrong = machine.boot();
+        assert_eq!((wrong.outcome, wrong.network), (Outcome::Wrong, network));
+        let told = format!("the first-boot answers are wrong: {file}: can't be read: ");
+        assert!(machine.notices()[0].starts_with(&told), "{:?}", machine.notices());
+        assert!(!machine.has("var/lib/trilith/set.toml") && !machine.has("var/lib/trilith/answers.toml"));
+    }
+    machine.attach("one", GOOD, Some(NETWORK));
+    assert_eq!(machine.boot().outcome, Outcome::Taken);
+}
+
 /// What of it is right by itself is applied, in memory only: the next boot asks again.
 #[test]
 fn wrong_ovf_properties_are_told_on_the_console_and_leave_nothing_behind() {

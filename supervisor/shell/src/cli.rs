@@ -18,12 +18,14 @@ mod check;
 mod deed;
 pub(crate) mod exit;
 pub mod paint;
+mod rollback;
 #[cfg(test)]
 mod schema;
 mod service;
 pub(crate) mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+mod times;
 mod upgrade;
 mod watch;
 
@@ -303,13 +305,13 @@ enum ConfigCommand {
     /// A node that is unfit with it makes it go back everywhere, and so does a confirmation that does not come in time.
     #[command(after_long_help = examples(&[
         ("ssh admin@node-b trilith config show > now.toml", "Fetch the one in force, to be changed."),
-        ("ssh admin@node-b trilith config apply --confirm-within 300 - < now.toml", "Apply it, with a way back."),
+        ("ssh admin@node-b trilith config apply --confirm-within 5m - < now.toml", "Apply it, with a way back."),
     ]))]
     Apply {
         /// The document, - for stdin.
         file: PathBuf,
-        /// Seconds in which trilith config confirm must be given once all nodes have it.
-        #[arg(long, value_name = "SECONDS")]
+        /// How soon trilith config confirm must be given once all nodes have it, such as 90s, 5m or 300 (seconds).
+        #[arg(long, value_name = "DURATION", value_parser = times::seconds::<1>)]
         confirm_within: Option<u32>,
         /// Also in a set of fewer than three nodes, or to mend a node that does not serve.
         #[arg(long)]

@@ -13,7 +13,9 @@ use anyhow::{Context, Result};
 use ratatui::crossterm::event::KeyEvent;
 
 use crate::cli::order;
+use crate::control::client::{Unanswered, ask};
 use crate::control::{Request, Response};
+use crate::firstboot;
 
 mod app;
 mod crypt;
@@ -157,7 +159,11 @@ fn work(socket: PathBuf, todo: Receiver<(Effect, Option<Facts>)>, inputs: Sender
                 }
                 Effect::Order(request) => {
                     let bundle = request == Request::SupportBundle;
-                    let (good, mut text) = match order(&socket, request) {
+                    let answer = match request {
+                        Request::Reset => reset(&socket),
+                        request => order(&socket, request),
+                    };
+                    let (good, mut text) = match answer {
                         Ok(response) => (matches!(response, Response::Done { .. }), response.text().to_owned()),
                         Err(error) => (false, error.to_string()),
                     };
@@ -181,6 +187,20 @@ fn work(socket: PathBuf, todo: Receiver<(Effect, Option<Facts>)>, inputs: Sender
             }
         }
     });
+}
+
+/// Has the next boot take the answers anew. The console in front of the machine is root and yet can't write the state: without a
+/// supervisor, as on a node without a set, it asks systemd.
+fn reset(socket: &Path) -> Result<Response, Unanswered> {
+    match ask(socket, Request::Reset) {
+        Err(Unanswered::NotRunning(_)) if nix::unistd::geteuid().is_root() => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let done = runtime.map_err(|error| format!("starting the runtime: {error}"));
+            let done = done.and_then(|runtime| runtime.block_on(firstboot::want_reset_by_unit()));
+            Ok(done.map_or_else(Response::refused, Response::done))
+        }
+        answer => answer,
+    }
 }
 
 /// What journalctl prints, or why it prints nothing.

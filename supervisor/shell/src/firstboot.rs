@@ -2,11 +2,14 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use trilith_firstboot::finding::Findings;
 use trilith_firstboot::report::{Outcome, Report};
 use trilith_firstboot::run::{self, Options};
 use trilith_firstboot::store::Store;
+
+use crate::systemd;
 
 /// What the command line says.
 #[derive(Debug, clap::Args)]
@@ -58,7 +61,16 @@ pub fn firstboot(args: &Args) -> Ended {
 pub fn want_reset() -> Result<String, String> {
     let done = Store::below("/".as_ref()).want_reset();
     done.map_err(|error| format!("{error:#}"))?;
-    Ok("the next boot takes the first-boot answers anew: reboot when it suits".to_owned())
+    Ok(WANTED.to_owned())
+}
+
+/// The same for root where the state can't be written, as in the console's sandbox: systemd has the command do it.
+///
+/// # Errors
+/// One line: what systemd refused, or that the command failed.
+pub async fn want_reset_by_unit() -> Result<String, String> {
+    systemd::run_program(RESET_UNIT, &RESET, PATIENCE).await?;
+    Ok(WANTED.to_owned())
 }
 
 fn check(findings: &Findings, json: bool) -> Ended {
@@ -109,3 +121,9 @@ pub fn confirmed() -> bool {
     let mut line = String::new();
     asked.is_ok() && io::stdin().lock().read_line(&mut line).is_ok() && line.trim() == "yes"
 }
+
+const WANTED: &str = "the next boot takes the first-boot answers anew: reboot when it suits";
+const RESET: [&str; 4] = ["/usr/bin/trilith", "node", "reset", "--yes"];
+const RESET_UNIT: &str = "trilith-reset.service";
+/// Longer than the command waits for a supervisor that does not answer.
+const PATIENCE: Duration = Duration::from_secs(15);

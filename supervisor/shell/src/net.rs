@@ -80,10 +80,10 @@ pub async fn start(settings: Arc<Settings>, me: NodeId, events: mpsc::Sender<Eve
     let kernel = Kernel::open()?;
     let watch = Watch::open()?;
     let vips: Vec<IpAddr> = settings.vips.iter().map(|vip| vip.address).collect();
-    let v6 = vips.iter().chain(settings.nodes.iter().map(|node| &node.address)).any(IpAddr::is_ipv6);
     let own = &settings.nodes[usize::from(me.0)];
     let own: Vec<IpAddr> = [own.address].into_iter().chain(own.address6.map(IpAddr::V6)).collect();
     let claims: Vec<IpAddr> = vips.into_iter().chain(own.iter().copied()).collect();
+    let v6 = claims.iter().chain(settings.nodes.iter().map(|node| &node.address)).any(IpAddr::is_ipv6);
     let neighbour = Neighbour::open(&claims, v6)?;
     let world = Arc::new(World {
         settings,
@@ -152,16 +152,15 @@ impl World {
     fn defend(&self, address: IpAddr, mac: Mac, index: u32, defended: &mut BTreeMap<IpAddr, Instant>) {
         let mut rivals = locked(&self.rivals);
         let Some(rival) = rivals.get_mut(&address) else { return };
-        let links: Vec<Link> = locked(&self.links).values().copied().collect();
-        let Some(here) = links.iter().find(|link| link.index == index) else { return };
-        if links.iter().any(|link| link.mac == mac) {
-            return;
-        }
+        // The same address on another network, such as one for storage, is another matter.
+        let here = self.vip_ids().filter_map(|id| self.link(id)).find(|link| link.index == index);
+        let ours = || locked(&self.links).values().any(|link| link.mac == mac);
+        let Some(here) = here.filter(|_| !ours()) else { return };
         rival.heard(self.now(), mac);
         if defended.get(&address).is_none_or(|at| at.elapsed() >= DEFEND_PAUSE) {
             defended.insert(address, Instant::now());
             tracing::warn!("machine {} claims {address}, which is this node's", describe_mac(mac));
-            if let Err(error) = self.neighbour.announce(*here, address) {
+            if let Err(error) = self.neighbour.announce(here, address) {
                 tracing::warn!(%address, %error, "not announced");
             }
         }

@@ -3,6 +3,8 @@
 //! ```text
 //! no partition ─▶ made anew (systemd-repart) ─▶ blank
 //! blank ─▶ mkfs                              (the first boot: nothing to tell)
+//!    └ with copies of a superblock ─▶ e2fsck -fy -b ─▶ mount, and a notice: it has not always been blank
+//!                                        └ fails ─▶ mkfs, and a notice
 //! ext4 ─▶ mount ─▶ grown to the partition's end
 //!    └ fails ─▶ e2fsck -p ─▶ mount
 //!                 └ fails ─▶ e2fsck -fy ─▶ mount, and a notice
@@ -28,7 +30,7 @@ use crate::paths;
 
 mod superblock;
 
-use superblock::{START, Superblock};
+use superblock::{Backup, START, Superblock};
 
 /// Opens the state partition of the disk that the system was started from, mounts it, and keeps the journal on it.
 pub fn open() {
@@ -90,19 +92,18 @@ fn open_partition(device: &Path, at: &Path) -> Result<Opened> {
     let mut start = [0; START];
     let partition = File::open(device).with_context(|| device.display().to_string())?;
     partition.read_exact_at(&mut start, 0).with_context(|| format!("reading {}", device.display()))?;
-    let opened = if start == [0; START] {
-        make_file_system(device)?;
-        mount_state(device, at)?;
-        Opened::First
-    } else {
-        match mount_or_mend(device, at, &start)? {
-            Found::Whole => Opened::AsItWas,
-            Found::Mended(why) => Opened::Mended { why },
-            Found::Hopeless(why) => {
-                make_file_system(device)?;
-                mount_state(device, at)?;
-                Opened::Anew { why }
-            }
+    let opened = match mount_or_mend(device, &partition, at, &start)? {
+        Found::Whole => Opened::AsItWas,
+        Found::Mended(why) => Opened::Mended { why },
+        Found::Blank => {
+            make_file_system(device)?;
+            mount_state(device, at)?;
+            Opened::First
+        }
+        Found::Hopeless(why) => {
+            make_file_system(device)?;
+            mount_state(device, at)?;
+            Opened::Anew { why }
         }
     };
     // A file system that is smaller than it could be still does its work.
@@ -112,8 +113,10 @@ fn open_partition(device: &Path, at: &Path) -> Result<Opened> {
     Ok(opened)
 }
 
-/// What a partition that is not blank holds.
+/// What a partition holds.
 enum Found {
+    /// Nothing, as the image is made.
+    Blank,
     /// A file system, mounted.
     Whole,
     /// One that lost what was wrong with it, mounted.
@@ -124,9 +127,15 @@ enum Found {
 
 /// # Errors
 /// It could not be judged.
-fn mount_or_mend(device: &Path, at: &Path, start: &[u8; START]) -> Result<Found> {
+fn mount_or_mend(device: &Path, partition: &File, at: &Path, start: &[u8; START]) -> Result<Found> {
     let Some(superblock) = Superblock::of(start) else {
-        return Ok(Found::Hopeless(format!("no ext4 file system on {}", device.display())));
+        let backups = superblock::backups(partition)
+            .with_context(|| format!("looking for superblocks on {}", device.display()))?;
+        return match &backups[..] {
+            [] if *start == [0; START] => Ok(Found::Blank),
+            [] => Ok(Found::Hopeless(format!("no ext4 file system on {}", device.display()))),
+            backups => Ok(mend_by_backup(device, at, backups)),
+        };
     };
     if !superblock.has_errors && mount_state(device, at).is_ok() {
         return Ok(Found::Whole);
@@ -147,12 +156,30 @@ fn mount_or_mend(device: &Path, at: &Path, start: &[u8; START]) -> Result<Found>
     })
 }
 
+/// A file system that has lost its start: it is made again from the first copy that e2fsck takes. (Or one that a power cut kept from
+/// being made: there is nothing to lose then, and a word too much.)
+fn mend_by_backup(device: &Path, at: &Path, backups: &[Backup]) -> Found {
+    let lost = format!("the file system on {} had lost its start", device.display());
+    let mut refused = String::new();
+    for Backup { block, block_size } in backups {
+        let mut e2fsck = Command::new(E2FSCK);
+        e2fsck.args(["-f", "-y", "-b", &block.to_string(), "-B", &block_size.to_string()]).arg(device);
+        let mended = run(&mut e2fsck, &E2FSCK_JUDGED).and_then(|()| mount_state(device, at));
+        match mended {
+            Ok(()) => return Found::Mended(lost),
+            Err(error) => refused = format!("{error:#}"),
+        }
+    }
+    // Not left alone as what nobody could judge: what has no start is not whole at the next boot either.
+    Found::Hopeless(format!("{lost}; {refused}"))
+}
+
 fn mount_state(device: &Path, at: &Path) -> Result<()> {
     mount(Some(device), at, Some("ext4"), STATE_FLAGS, None::<&str>)
         .with_context(|| format!("mounting {} at {}", device.display(), at.display()))
 }
 
-/// The superblock is written last: a power cut on the way leaves the partition blank, as it was.
+/// The superblock is written last: a power cut on the way leaves the partition blank, as it was, but perhaps for copies of it.
 fn make_file_system(device: &Path) -> Result<()> {
     let mut mkfs = Command::new(MKFS);
     mkfs.args(["-q", "-F", "-L", LABEL, "-m", "0", "-e", "remount-ro", "-E", "nodiscard"]).arg(device);
@@ -384,6 +411,61 @@ mod tests {
         disk.write(0, &start);
         let Opened::Mended { why } = disk.open().unwrap() else { panic!("a ruin was taken for a whole file system") };
         assert!(why.starts_with("e2fsck: exit status: "), "{why}");
+    }
+
+    /// 64 MiB is what the image has, with blocks of 1 KiB; from 512 MiB on they have 4 KiB.
+    #[test]
+    fn a_file_system_that_lost_its_start_is_not_taken_for_a_first_boot_but_mended_with_what_it_holds() {
+        for (size, zeros) in [(64 << 20, START), (64 << 20, 4 << 20), (600 << 20, START)] {
+            let Some(disk) = Loop::new("lost", size) else { return };
+            assert_eq!(disk.open().unwrap(), Opened::First);
+            fs::write(disk.at().join("secret"), "s").unwrap();
+            disk.unmount();
+            disk.write(0, &vec![0; zeros]);
+            let Opened::Mended { why } = disk.open().unwrap() else { panic!("{size} bytes, {zeros} lost") };
+            assert!(why.starts_with("the file system on /dev/loop") && why.ends_with(" had lost its start"), "{why}");
+            if zeros == START {
+                assert_eq!(fs::read_to_string(disk.at().join("secret")).unwrap(), "s");
+            }
+            disk.unmount();
+            assert_eq!(disk.open().unwrap(), Opened::AsItWas);
+        }
+    }
+
+    #[test]
+    fn copies_that_are_no_use_are_told_and_the_state_is_made_anew() {
+        let Some(disk) = Loop::new("copies", 64 << 20) else { return };
+        disk.open().unwrap();
+        disk.unmount();
+        disk.write(0, &[0; START]);
+        let copies = superblock::backups(&File::open(&disk.device).unwrap()).unwrap();
+        let blocks: Vec<u64> = copies.iter().map(|copy| copy.block).collect();
+        assert_eq!(blocks, [8193, 24577, 40961, 57345]);
+        for Backup { block, block_size } in copies {
+            // The number of inodes.
+            disk.write(block * block_size, &[0xff; 4]);
+        }
+        let Opened::Anew { why } = disk.open().unwrap() else { panic!("not made anew") };
+        assert!(why.contains(" had lost its start; e2fsck: exit status: 8: "), "{why}");
+        assert!(superblock::backups(&File::open(&disk.device).unwrap()).unwrap().len() == 4);
+    }
+
+    #[test]
+    fn a_file_system_of_which_only_copies_of_the_superblock_are_there_is_opened() {
+        let Some(disk) = Loop::new("half", 64 << 20) else { return };
+        disk.open().unwrap();
+        disk.unmount();
+        let device = File::open(&disk.device).unwrap();
+        let mut half = vec![0; 64 << 20];
+        for Backup { block, block_size } in superblock::backups(&device).unwrap() {
+            let at = block * block_size;
+            device.read_exact_at(&mut half[at as usize..][..1024], at).unwrap();
+        }
+        disk.write(0, &half);
+        assert!(matches!(disk.open().unwrap(), Opened::Mended { .. } | Opened::Anew { .. }));
+        fs::write(disk.at().join("node"), "a").unwrap();
+        disk.unmount();
+        assert_eq!(disk.open().unwrap(), Opened::AsItWas);
     }
 
     #[test]

@@ -262,6 +262,34 @@ pub async fn end_machine(target: &str) -> Result<(), String> {
 /// # Errors
 /// One line that names the unit and what is wrong.
 pub async fn run_once(name: &str, patience: Duration) -> Result<(), String> {
+    to_its_end(name, patience, async |bus| call(bus, MANAGER_PATH, MANAGER, "StartUnit", &(name, "replace")).await)
+        .await
+}
+
+/// Runs a program as a unit of this name, which is gone at its end: outside of what this process may do itself. Waits for it, at
+/// most `patience`. `words` are the program's path and its arguments.
+///
+/// # Errors
+/// One line that names the unit and what is wrong.
+pub async fn run_program(name: &str, words: &[&str], patience: Duration) -> Result<(), String> {
+    let path = words.first().copied().unwrap_or_default();
+    let properties = vec![
+        ("Type", Variant::from("oneshot")),
+        ("ExecStart", Variant::from(vec![(path, words.to_vec(), false)])),
+        // One that failed would stand in the way of the next.
+        ("CollectMode", Variant::from("inactive-or-failed")),
+    ];
+    let none: Vec<(&str, Vec<(&str, Variant<'_>)>)> = Vec::new();
+    let body = (name, "replace", properties, none);
+    to_its_end(name, patience, async |bus| call(bus, MANAGER_PATH, MANAGER, "StartTransientUnit", &body).await).await
+}
+
+/// Has `order` start a unit, and waits for its end.
+async fn to_its_end(
+    name: &str,
+    patience: Duration,
+    order: impl AsyncFnOnce(&Connection) -> zbus::Result<Message>,
+) -> Result<(), String> {
     let done = async {
         let bus = connect().await?;
         let rule = MatchRule::builder()
@@ -273,7 +301,7 @@ pub async fn run_once(name: &str, patience: Duration) -> Result<(), String> {
             .build()?;
         let mut removed = MessageStream::for_match_rule(rule, &bus, None).await?;
         call(&bus, MANAGER_PATH, MANAGER, "Subscribe", &()).await?;
-        call(&bus, MANAGER_PATH, MANAGER, "StartUnit", &(name, "replace")).await?;
+        order(&bus).await?;
         let Some(message) = removed.next().await else {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         };

@@ -213,12 +213,10 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if let Some(guard) = self.guard.take() {
-            if let Err(error) = down() {
-                say(&format!("cannot take the laboratory down: {error:#}"));
-            }
-            // Nothing is left for it to do; if this fails it finds that out by itself.
-            let _ = guard.dismiss();
+        if let Some(guard) = self.guard.take()
+            && let Err(error) = standing().end(guard, take_down)
+        {
+            say(&format!("cannot take the laboratory down: {error:#}"));
         }
     }
 }

@@ -49,6 +49,7 @@ struct Record<T> {
 /// Sees to it that what this process made goes down with it.
 #[derive(Debug)]
 pub struct Guard {
+    id: String,
     pipe: ChildStdin,
 }
 
@@ -118,6 +119,18 @@ impl Standing {
     pub fn down<T: DeserializeOwned>(&self, take_down: impl FnOnce(T) -> Result<()>) -> Result<bool> {
         let _lock = self.lock()?;
         self.down_if(|_| true, take_down)
+    }
+
+    /// Takes down what this process made, unless somebody has done so meanwhile, and ends its guard.
+    ///
+    /// # Errors
+    /// Those of `take_down`.
+    pub fn end<T: DeserializeOwned>(&self, guard: Guard, take_down: impl FnOnce(T) -> Result<()>) -> Result<()> {
+        let _lock = self.lock()?;
+        let ended = self.down_if(|record| record.id == guard.id, take_down).map(drop);
+        // Nothing is left for it to do; if this fails it finds that out by itself.
+        let _ = guard.dismiss();
+        ended
     }
 
     /// Takes down what lost its owner and its guard, and says whether there was such; under the lock.
@@ -214,7 +227,7 @@ impl Standing {
             })?;
         let pipe = child.stdin.take().context("a piped child has a standard input")?;
         std::thread::spawn(move || child.wait());
-        Ok(Guard { pipe })
+        Ok(Guard { id: id.to_owned(), pipe })
     }
 }
 

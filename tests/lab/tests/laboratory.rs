@@ -372,7 +372,9 @@ fn a_certificate_is_served_and_renewed_by_a_haproxy_that_may_not_read_the_state(
         let b = lab.node("b")?;
         let told = || -> Result<bool> {
             let plan = lab.node("a")?.output("trilith", &["upgrade", "start", "9.9.9", "--dry-run"])?;
-            Ok(String::from_utf8_lossy(&plan.stderr).contains("node b may not serve after a restart: service secure"))
+            Ok(String::from_utf8_lossy(&plan.stderr).contains(
+                "on node b: its HAProxy does not run what the document asks for: the certificate of service secure",
+            ))
         };
         ensure!(!told()?, "an objection, although all is well");
         fs::remove_file(b.path(CERTIFICATE_FILE)?)?;

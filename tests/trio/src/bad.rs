@@ -11,12 +11,21 @@ use serde::Serialize;
 use serde_json::Value;
 use trilith_lab::wait::wait_until;
 
-use crate::machine::Machine;
+use crate::status::said;
 use crate::trio::{self, Trio, UP_DEADLINE, say};
-use crate::upgrade::{self, Load, bundle, image, mkbundle, plans, ready, start, upload, wait};
+use crate::upgrade::{self, Load, Seen, bundle, image, mkbundle, plans, ready, start, upload, wait};
 
 /// Trees of `tests/trio/bad` that are laid over the root, and what becomes of them.
 pub const WAYS: [&str; 5] = ["kernel-panics", "init-hangs", "supervisor-crashes", "cannot-serve", "no-network"];
+/// What everybody must say of each, in the order of [`WAYS`]: one of these. A HAProxy that is started again and again may look active at
+/// the moment of the verdict, and a node without a card has two true things to say.
+const REASONS: [&[&str]; WAYS.len()] = [
+    &["its tries are used up"],
+    &["its tries are used up"],
+    &["its supervisor does not answer"],
+    &["haproxy.service is not active", "HAProxy does not answer through the VIP"],
+    &["has no carrier", "it has heard no other node"],
+];
 /// What comes after the bad ones.
 const GOOD: &str = "0.2.0";
 /// What would come after that.
@@ -46,12 +55,8 @@ struct Summary {
     refused: Vec<String>,
     /// The good version at the end came to all nodes.
     good: bool,
-    /// Requests of all clients that have ended.
-    requests: u64,
-    /// Those that failed.
-    failed: u64,
-    /// Connections that broke.
-    broken: u64,
+    #[serde(flatten)]
+    seen: Seen,
 }
 
 /// Tries these ways, one after the other.
@@ -73,7 +78,7 @@ pub fn run(ways: &[String], keep: bool) -> Result<()> {
     say("three machines are on");
     trio.wait_serving(UP_DEADLINE)?;
     wait(&trio, "a set that has agreed on its configuration", |state| ready(state, None))?;
-    let load = Load::start(&trio)?;
+    let load = Load::start(&trio, 0)?;
     let done = all(&trio, ways, &bundles, &good, &bad, load);
     if done.is_err() && keep {
         trio.keep()?;
@@ -83,13 +88,15 @@ pub fn run(ways: &[String], keep: bool) -> Result<()> {
 
 fn all(trio: &Trio, ways: &[String], bundles: &[PathBuf], good: &Path, bad: &[PathBuf], load: Load) -> Result<()> {
     let done = bad_and_good(trio, ways, bundles, good, bad);
-    let seen = load.finish(0.0, Vec::new(), Vec::new());
-    let (requests, failed, broken) = (seen.requests, seen.failed, seen.broken);
+    let seen = load.finish();
+    let Seen { requests, failed, broken, longest_gap_ms, .. } = seen;
     // Also when it goes no further: how clients were served until then is half of it.
-    say(&format!("{requests} requests: {failed} failed, {broken} connections broken"));
+    say(&format!(
+        "{requests} requests: {failed} failed, {broken} connections broken; longest gap {longest_gap_ms:.0} ms"
+    ));
     let (seconds, reasons, refused) = done?;
     let (bad, reverted) = (ways.len(), reasons.len());
-    let summary = Summary { bad, reverted, seconds, reasons, refused, good: true, requests, failed, broken };
+    let summary = Summary { bad, reverted, seconds, reasons, refused, good: true, seen };
     println!("{}", serde_json::to_string(&summary)?);
     ensure!(failed == 0 && broken == 0, "clients saw failures");
     Ok(())
@@ -105,7 +112,8 @@ fn bad_and_good(
 ) -> Result<(Vec<u64>, Vec<String>, Vec<String>)> {
     let (mut seconds, mut reasons, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for (way, bundle) in ways.iter().zip(bundles) {
-        let (took, reason) = one(trio, &version(way)?, bundle).with_context(|| format!("a version that {way}"))?;
+        let (version, words) = (version(way)?, REASONS[place(way)?]);
+        let (took, reason) = one(trio, &version, bundle, words).with_context(|| format!("a version that {way}"))?;
         say(&format!("{way}: back after {took} s: {reason}"));
         seconds.push(took);
         reasons.push(reason);
@@ -128,8 +136,13 @@ fn bad_and_good(
 
 /// The version that is bad in that way.
 fn version(way: &str) -> Result<String> {
+    Ok(format!("0.1.{}", place(way)? + 1))
+}
+
+/// Its place in [`WAYS`].
+fn place(way: &str) -> Result<usize> {
     let place = WAYS.iter().position(|known| *known == way);
-    place.map(|place| format!("0.1.{}", place + 1)).with_context(|| format!("no way {way:?}: {}", WAYS.join(", ")))
+    place.with_context(|| format!("no way {way:?}: {}", WAYS.join(", ")))
 }
 
 /// Bundles in the order of [`REFUSED`], all of them well signed.
@@ -151,8 +164,8 @@ fn refusals() -> Result<Vec<PathBuf>> {
     ])
 }
 
-/// One bad version: how long it took until its node was back and served, and the reason.
-fn one(trio: &Trio, version: &str, bundle: &Path) -> Result<(u64, String)> {
+/// One bad version: how long it took until its node was back and served, and the reason, which has some of these words.
+fn one(trio: &Trio, version: &str, bundle: &Path, words: &[&str]) -> Result<(u64, String)> {
     upload(trio, bundle)?;
     start(trio, version)?;
     let from = Instant::now();
@@ -165,11 +178,23 @@ fn one(trio: &Trio, version: &str, bundle: &Path) -> Result<(u64, String)> {
         node["running"] != version && node["blessed"] == true && node["fallback"]["version"] == version
     })?;
     let took = from.elapsed().as_secs();
-    ensure!(!back["state"]["bans"][version].is_null(), "{version} is not banned: {}", back["state"]["bans"]);
     let reason =
         back["state"]["nodes"][&node]["fallback"]["reason"].as_str().context("a fallback has a reason")?.to_owned();
+    ensure!(has_one_of(&reason, words), "node {node} says {reason:?}, which has none of {words:?}");
+    let ban = &back["state"]["bans"][version];
+    let why = ban["reason"].as_str().unwrap_or_default();
+    ensure!(
+        ban["node"] == node && has_one_of(why, words),
+        "{version} is not banned for that: {}",
+        back["state"]["bans"]
+    );
     for machine in &trio.machines {
-        wait_until(&format!("{} to say why", machine.name()), UP_DEADLINE, || tells(trio, machine, version))?;
+        let mut alarms = Value::Null;
+        wait_until(&format!("{} to say why", machine.name()), UP_DEADLINE, || {
+            alarms = said(trio, machine).unwrap_or_default()["alarms"].take();
+            tells(&alarms, version, words)
+        })
+        .with_context(|| format!("one of {words:?} of {version}; it says {alarms}"))?;
     }
     let output = trio.ssh(&trio.machines[0], &["trilith", "upgrade", "abort"])?;
     ensure!(output.status.success(), "upgrade abort: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -177,11 +202,29 @@ fn one(trio: &Trio, version: &str, bundle: &Path) -> Result<(u64, String)> {
     Ok((took, reason))
 }
 
-/// Whether the node's own status names the version that failed.
-fn tells(trio: &Trio, machine: &Machine, version: &str) -> bool {
-    let output = trio.ssh(machine, &["trilith", "status", "--json"]);
-    let status =
-        output.ok().and_then(|output| serde_json::from_slice::<Value>(&output.stdout).ok()).unwrap_or_default();
-    let alarms = status["alarms"].as_array().cloned().unwrap_or_default();
-    alarms.iter().filter_map(Value::as_str).any(|alarm| alarm.contains(version))
+/// Whether one of the alarms in a node's own status says of the version that failed why it did.
+fn tells(alarms: &Value, version: &str, words: &[&str]) -> bool {
+    let alarms = alarms.as_array().into_iter().flatten().filter_map(Value::as_str);
+    alarms.filter(|alarm| alarm.contains(version)).any(|alarm| has_one_of(alarm, words))
+}
+
+fn has_one_of(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|words| text.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_counts_only_where_it_is_said_of_the_version_that_failed() {
+        let words = REASONS[0];
+        let said = "rollout 1 of system 0.1.1 has halted on node c: its tries are used up; resume or abort it";
+        assert!(tells(&json!(["node b is not heard", said]), "0.1.1", words));
+        assert!(!tells(&json!([said]), "0.1.2", words));
+        assert!(!tells(&json!(["rollout 1 of system 0.1.1 has halted on node c: no room"]), "0.1.1", words));
+        assert!(!tells(&Value::Null, "0.1.1", words), "a node that does not answer says nothing");
+    }
 }

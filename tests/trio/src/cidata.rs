@@ -101,7 +101,7 @@ const SERVICES: &str = "  service:
       mode: tcp
       backend_port: 9001
       health: connect
-      unit: lab-service.service
+      unit: lab-echo.service
 ";
 
 #[cfg(test)]

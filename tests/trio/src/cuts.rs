@@ -3,6 +3,9 @@
 //!
 //! The plug is that of a node which owns no VIP: what a proxy carries ends with its machine, whatever the machine was doing.
 //! `bench failover` measures that.
+//!
+//! A moment is aimed at by its name and chance, and counted as what it was: another node is asked just before. Between its word and the
+//! plug is one login by ssh.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,13 +21,14 @@ use trilith_lab::wait::wait_until;
 
 use crate::machine::Machine;
 use crate::plan::VIP;
+use crate::status::said;
 use crate::trio::{self, Trio, UP_DEADLINE, say};
-use crate::upgrade::{LOOK, bundle, plans, ready, start, state, upload, wait_held};
+use crate::upgrade::{LOOK, PROMPT, bundle, plans, ready, shown, start, state, upload, wait_held};
 
 /// What was seen.
 #[derive(Debug, Default, Serialize)]
 struct Summary {
-    /// How often the plug was pulled, by what the machine was doing.
+    /// How often the plug was pulled, by what the machine was doing ([`doing`]).
     cuts: BTreeMap<&'static str, usize>,
     /// Boots after it, by the version that came up.
     booted: BTreeMap<String, usize>,
@@ -38,11 +42,17 @@ struct Summary {
     requests: u64,
     /// Those that failed.
     failed: u64,
+    /// How long new clients waited at worst: up to [`PROMPT`] more if one was answered late, in milliseconds.
+    longest_gap_ms: f64,
+    /// 99 % of the requests were answered within so many milliseconds.
+    latency_p99_ms: f64,
+    /// All of them.
+    latency_max_ms: f64,
     /// All of it.
     seconds: u64,
 }
 
-/// When the plug is pulled: what the victim is doing, and for how long that takes at most.
+/// When the plug is to be pulled: what the victim is doing, and for how long that takes at most.
 #[derive(Clone, Copy)]
 struct Moment {
     name: &'static str,
@@ -85,7 +95,7 @@ pub fn run(cuts: usize) -> Result<()> {
     let target = SocketAddr::new(VIP.into(), 80);
     let timeout = Duration::from_secs(20);
     let netns = Some(trio.network.client.path());
-    let load = Steady::start(SteadyOptions { netns, rate: 5, timeout, prompt: timeout, ..SteadyOptions::new(target) })?;
+    let load = Steady::start(SteadyOptions { netns, rate: 5, timeout, prompt: PROMPT, ..SteadyOptions::new(target) })?;
     let (from_ns, begun) = (now_ns(), Instant::now());
     let mut summary = Summary::default();
     for (number, bundle) in bundles.iter().enumerate() {
@@ -101,6 +111,9 @@ pub fn run(cuts: usize) -> Result<()> {
     let report = load.report(Window::new(from_ns, now_ns()));
     summary.failed = report.failures.values().sum();
     summary.requests = report.ok + summary.failed;
+    summary.longest_gap_ms = report.longest_gap_ms;
+    (summary.latency_p99_ms, summary.latency_max_ms) = (report.latency_ms.p99, report.latency_ms.max);
+    say(&format!("for {:.0} ms at most nobody who came was answered promptly", summary.longest_gap_ms));
     println!("{}", serde_json::to_string(&summary)?);
     ensure!(summary.failed == 0, "clients saw failures: {:?}", report.failures);
     ensure!(summary.done > 0, "not one rollout came to its end: {:?}", summary.given_up);
@@ -149,39 +162,93 @@ fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Re
         }
         if done < cuts
             && let Some(victim) = (next.begins)(rollout)
-            && owner(trio).is_some_and(|owner| owner != victim)
+            && first_said(trio).is_some_and(|said| !owns(&said, &victim))
         {
             // The random moment itself, not a condition.
             thread::sleep(next.lasts.mul_f64(random()));
-            cut(trio, trio.machine(&victim)?, next.name, version, summary)?;
-            done += 1;
+            done += usize::from(cut(trio, trio.machine(&victim)?, next.name, version, summary)?);
             next = one_of(&MOMENTS);
         }
     }
 }
 
-/// Pulls the plug and puts it back in. The machine must come up by itself, on the version that it had or on the new one.
-fn cut(trio: &Trio, victim: &Machine, doing: &'static str, version: &str, summary: &mut Summary) -> Result<()> {
+/// Pulls the plug and puts it back in, if another node can be asked and the victim has not become the owner of a VIP: whether it has.
+/// The machine must come up by itself, on the version that it had or on the new one, in the slot where that lies, and say so to the set.
+fn cut(trio: &Trio, victim: &Machine, meant: &str, version: &str, summary: &mut Summary) -> Result<bool> {
     let name = victim.name();
-    let part = state(trio)?["state"]["rollout"]["nodes"][name].clone();
-    let old = part["from"].as_str().unwrap_or_default().to_owned();
+    let Some((near, before)) = seen_by_others(trio, victim).filter(|(near, _)| !owns(near, name)) else {
+        return Ok(false);
+    };
     victim.power_cut()?;
     victim.power_on()?;
-    let mut running = String::new();
-    wait_until(&format!("node {name} back after a power cut while {doing}"), UP_DEADLINE, || {
-        thread::sleep(LOOK);
-        let Some(status) = status(trio, victim) else { return false };
-        running = status["version"].as_str().unwrap_or_default().to_owned();
-        true
-    })
-    .with_context(|| victim.last_words())?;
-    say(&format!("  cut while {doing}: {name} is back with {running}"));
-    ensure!(running == old || running == version, "{name} came up with {running}, not {old} or {version}");
-    // The set was told that it is blessed there.
-    ensure!(part["new"] != true || running == version, "{name} had {version} for good, and came up with {running}");
+    let doing = doing(&before["state"]["rollout"], &near, name, version);
+    let had = &before["state"]["nodes"][name];
+    let part = &before["state"]["rollout"]["nodes"][name];
+    let (mut booted, mut node) = (String::new(), Value::Null);
+    wait_until(
+        &format!("node {name} back after a power cut while {doing}, and known as what it runs"),
+        UP_DEADLINE,
+        || {
+            thread::sleep(LOOK);
+            let Ok(status) = said(trio, victim) else { return false };
+            let running = status["version"].as_str().unwrap_or_default().to_owned();
+            node = shown(trio, victim).unwrap_or_default()["state"]["nodes"][name].take();
+            // The set was told that the new one is blessed there.
+            let blessed = part["new"] != true || running != version || node["blessed"] == true;
+            let known = node["running"] == running.as_str() && blessed;
+            if booted.is_empty() {
+                booted = running;
+            }
+            known
+        },
+    )
+    .with_context(|| format!("it came up with {booted:?}, and the set has {node}\n{}", victim.last_words()))?;
+    say(&format!("  cut while {doing} (meant: {meant}): {name} is back with {booted}; it says {}", words(&node)));
+    let old = part["from"].as_str().or(had["running"].as_str()).unwrap_or_default();
+    for running in [booted.as_str(), node["running"].as_str().unwrap_or_default()] {
+        ensure!(running == old || running == version, "{name} came up with {running}, not {old} or {version}");
+        ensure!(part["new"] != true || running == version, "{name} had {version} for good, and came up with {running}");
+    }
+    // A version stays in its slot, and the other one is in the other.
+    let (same, stayed) = (node["running"] == had["running"], node["slot"] == had["slot"]);
+    ensure!(same == stayed, "{name} had {}, and now: {}", words(had), words(&node));
     *summary.cuts.entry(doing).or_default() += 1;
-    *summary.booted.entry(running).or_default() += 1;
-    Ok(())
+    *summary.booted.entry(booted).or_default() += 1;
+    Ok(true)
+}
+
+/// The status and the state of the set by the first other node that answers both.
+fn seen_by_others(trio: &Trio, victim: &Machine) -> Option<(Value, Value)> {
+    let mut others = trio.machines.iter().filter(|machine| machine.name() != victim.name());
+    let both = |machine| Some((said(trio, machine).ok()?, shown(trio, machine).ok()?));
+    others.find_map(both)
+}
+
+/// What a node is doing, by the rollout and by another node's status: `between` when nothing of it is under way.
+fn doing(rollout: &Value, near: &Value, name: &str, version: &str) -> &'static str {
+    if rollout["turn"]["node"] == name {
+        let mut nodes = near["nodes"].as_array().into_iter().flatten();
+        let seen = nodes.find(|node| node["name"] == name).unwrap_or(&Value::Null);
+        let gone = || seen["heard"] != true || seen["version"] == version;
+        return match rollout["turn"]["step"].as_str() {
+            Some("draining") => "draining",
+            Some("acting") if gone() => "booting",
+            Some("acting") => "switching",
+            Some("verifying" | "settling") => "blessing",
+            Some("returning") => "returning",
+            _ => "between",
+        };
+    }
+    let fetches = rollout["phase"] == "staging" && rollout["nodes"][name]["staged"] == false;
+    if fetches { "staging" } else { "between" }
+}
+
+/// A node in the set's table, as a line.
+fn words(node: &Value) -> String {
+    let Value::Object(_) = node else { return "nothing".to_owned() };
+    let or_none = |key: &str| node[key].as_str().unwrap_or("none").to_owned();
+    let blessed = if node["blessed"] == true { "blessed" } else { "on trial" };
+    format!("{} in slot {}, {blessed}, other {}", or_none("running"), or_none("slot"), or_none("other"))
 }
 
 /// A node that still fetches, or checks what it has fetched.
@@ -198,16 +265,14 @@ fn at(rollout: &Value, steps: &[&str]) -> Option<String> {
     step.and_then(|_| rollout["turn"]["node"].as_str()).map(str::to_owned)
 }
 
-/// Who owns the VIP, as the first node that answers has it.
-fn owner(trio: &Trio) -> Option<String> {
-    let status = trio.machines.iter().find_map(|machine| status(trio, machine))?;
-    status["vips"][0]["owner"].as_str().map(str::to_owned)
+/// The status of the first node that answers.
+fn first_said(trio: &Trio) -> Option<Value> {
+    trio.machines.iter().find_map(|machine| said(trio, machine).ok())
 }
 
-/// A node's own status; `None` when it does not answer.
-fn status(trio: &Trio, machine: &Machine) -> Option<Value> {
-    let said = trio.ssh(machine, &["trilith", "status", "--json"]).ok().filter(|said| said.status.success())?;
-    serde_json::from_slice(&said.stdout).ok()
+/// Whether that node owns a VIP, by this status.
+fn owns(status: &Value, name: &str) -> bool {
+    status["vips"].as_array().into_iter().flatten().any(|vip| vip["owner"] == name)
 }
 
 /// One of these, at random.
@@ -229,3 +294,33 @@ const MAX_GONE: usize = 6;
 const MAX_RESUMED: usize = 5;
 /// A rollout with all its cuts, on translated machines.
 const DEADLINE: Duration = Duration::from_secs(2400);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_moment_is_what_the_set_and_the_neighbour_say_of_the_victim() {
+        let turn = |node: &str, step: &str| json!({"phase": "rolling", "turn": {"node": node, "step": step}});
+        let near = |heard: bool, version: &str| json!({"nodes": [{"name": "b", "heard": heard, "version": version}]});
+        let staging =
+            json!({"phase": "staging", "nodes": {"b": {"staged": false}, "c": {"staged": true}}, "turn": null});
+        let old = near(true, "0.1.0");
+        for (rollout, near, moment) in [
+            (&staging, &old, "staging"),
+            (&turn("b", "offered"), &old, "between"),
+            (&turn("b", "draining"), &old, "draining"),
+            (&turn("b", "acting"), &old, "switching"),
+            (&turn("b", "acting"), &near(false, "0.1.0"), "booting"),
+            (&turn("b", "acting"), &near(true, "0.2.0"), "booting"),
+            (&turn("b", "settling"), &near(true, "0.2.0"), "blessing"),
+            (&turn("a", "acting"), &old, "between"),
+            (&Value::Null, &old, "between"),
+        ] {
+            assert_eq!(doing(rollout, near, "b", "0.2.0"), moment, "{rollout}");
+        }
+        assert_eq!(doing(&staging, &old, "c", "0.2.0"), "between", "it has all that it needs");
+    }
+}

@@ -11,7 +11,7 @@ use trilith_lab::wait::wait_until;
 use crate::plan::{NODES, VIP};
 use crate::status::{said, wait_fit};
 use crate::trio::{self, Trio, UP_DEADLINE, say};
-use crate::upgrade::{Load, Summary, bundle, plans, ready, start, upload, wait};
+use crate::upgrade::{Load, Seen, bundle, plans, ready, start, upload, wait};
 
 /// The version that comes to the machines.
 const NEXT: &str = "0.2.0";
@@ -37,7 +37,7 @@ pub fn run() -> Result<()> {
     })?);
     println!("{:<52} {:>6} {:>9} {:>7} {:>7}", "what happened", "took", "requests", "failed", "broken");
     for Row { what, took, seen } in &rows {
-        let Summary { requests, failed, broken, .. } = seen;
+        let Seen { requests, failed, broken, .. } = seen;
         println!("{what:<52} {:>4} s {requests:>9} {failed:>7} {broken:>7}", took.as_secs());
     }
     println!("A machine without power takes the connections with it that were its own; nothing else may cost any.");
@@ -50,7 +50,7 @@ pub fn run() -> Result<()> {
 struct Row {
     what: &'static str,
     took: Duration,
-    seen: Summary,
+    seen: Seen,
 }
 
 /// Which of the rows may cost something.
@@ -59,11 +59,11 @@ const PLUG: usize = 1;
 /// Does something under load, and counts what the clients saw.
 fn act(trio: &Trio, what: &'static str, deed: impl FnOnce() -> Result<()>) -> Result<Row> {
     say(what);
-    let load = Load::start(trio)?;
+    let load = Load::start(trio, 0)?;
     let begun = Instant::now();
     let done = deed();
     let took = begun.elapsed();
-    let seen = load.finish(took.as_secs_f64(), Vec::new(), Vec::new());
+    let seen = load.finish();
     say(&format!("  {} requests: {} failed, {} connections broken", seen.requests, seen.failed, seen.broken));
     done.context(what)?;
     Ok(Row { what, took, seen })

@@ -182,12 +182,10 @@ impl Trio {
 
 impl Drop for Trio {
     fn drop(&mut self) {
-        if let Some(guard) = self.guard.take() {
-            if let Err(error) = down() {
-                say(&format!("cannot take the machines down: {error:#}"));
-            }
-            // Nothing is left for it to do; if this fails it finds that out by itself.
-            let _ = guard.dismiss();
+        if let Some(guard) = self.guard.take()
+            && let Err(error) = standing().and_then(|standing| standing.end(guard, take_down))
+        {
+            say(&format!("cannot take the machines down: {error:#}"));
         }
     }
 }

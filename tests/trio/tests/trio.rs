@@ -7,7 +7,7 @@ mod support;
 
 use std::net::IpAddr;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use support::{SOON, Watch, with_trio};
@@ -82,28 +82,28 @@ fn a_shutdown_by_the_power_button_hands_the_vip_over() -> Result<()> {
 /// Stops the owner for each of the times, and lets it go on.
 fn pauses(stop: fn(&Machine) -> Result<()>, go_on: fn(&Machine) -> Result<()>, word: &str) -> Result<()> {
     with_trio(|trio| {
-        for seconds in if long() { &[1, 5, 60][..] } else { &[1, 5] } {
+        for still in [1, 5, 60].map(Duration::from_secs) {
             let watch = Watch::on(trio)?;
             let owner = watch.owner_of(trio)?;
+            let begun = Instant::now();
             stop(owner)?;
+            if still > Duration::from_secs(1) {
+                watch.wait_other_owner(owner.name())?;
+                ensure!(begun.elapsed() < still, "nobody took over while it stood still");
+            }
             // How long it stands still is what is being tested.
-            sleep(Duration::from_secs(*seconds));
+            sleep(still.saturating_sub(begun.elapsed()));
             go_on(owner)?;
             wait_until("one owner", SOON, || watch.owner().is_some())?;
             // Whoever comes back believing that it still owns the VIP has said so by then.
             sleep(AFTERMATH);
-            let seen = watch.finish(&format!("{} {word} for {seconds} s", owner.name()));
+            let seen = watch.finish(&format!("{} {word} for {still:?}", owner.name()));
             ensure!(seen.two_owners_ms < TWO_OWNERS_MS, "two owners for {} ms", seen.two_owners_ms);
             ensure!(seen.gap_ms < MOST_MS, "nobody was served for {} ms", seen.gap_ms);
             trio.wait_serving(UP_DEADLINE)?;
         }
         Ok(())
     })
-}
-
-/// Whether a minute more is to be spent on each pause.
-fn long() -> bool {
-    std::env::var_os("TRILITH_TRIO_LONG").is_some()
 }
 
 /// The fence, the lifetime of the address on the interface, and as much again for a guest that is translated.

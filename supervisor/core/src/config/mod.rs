@@ -49,7 +49,7 @@ mod values;
 
 pub use fault::ConfigError;
 pub use parse::{parse, parse_bytes};
-pub use values::is_label;
+pub use values::{is_label, read_duration};
 
 /// The most nodes that a set may have.
 pub const MAX_NODES: usize = 7;

@@ -245,7 +245,8 @@ pub(super) fn string<'v>(value: &'v DeValue<'_>, what: &str, right: &str) -> Res
     }
 }
 
-fn read_duration(text: &str) -> Option<Duration> {
+/// A duration as it is written in a document: a whole number with its unit, such as `250ms`.
+pub fn read_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let unit_ms = match unit {

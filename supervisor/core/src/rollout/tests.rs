@@ -154,6 +154,21 @@ fn a_document_with_which_a_service_does_not_answer_here_never_brings_the_node_ba
 }
 
 #[test]
+fn a_node_that_is_back_and_fit_is_not_waited_for_for_ever_because_a_service_is_silent() {
+    let mut bench = Bench::new("a", Options::default());
+    bench.turn("a", &[Step::Draining, Step::Acting]);
+    let round = bench.state.rollout.as_ref().unwrap().round;
+    bench.ask(Ask::Failed { rollout: 1, node: "a".into(), round, reason: "nobody saw it".into() });
+    bench.own.ails = Some("service web does not answer on this node (DOWN)".into());
+    let settles = |acts: &[Act]| acts.iter().any(|act| matches!(act, Act::Propose(Ask::Settled { .. })));
+    assert!(!settles(&bench.pass(TRIAL.as_secs() - 1)));
+    bench.seen("a").unfit = Some("no carrier".into());
+    assert!(!settles(&bench.pass(2)), "it is not in service");
+    bench.seen("a").unfit = None;
+    assert!(settles(&bench.pass(1)));
+}
+
+#[test]
 fn a_node_that_hears_nobody_goes_back_by_its_own_clock() {
     let mut bench = Bench::new("a", Options::default());
     bench.turn("a", &[Step::Draining, Step::Acting]);

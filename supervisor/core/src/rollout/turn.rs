@@ -1,6 +1,6 @@
 //! What a node does when it is its turn.
 
-use super::{Act, Agent, DRAIN, Drain, FLICKER, RESTART_SETTLE, SETTLE, STUCK, Sight, Target};
+use super::{Act, Agent, DRAIN, Drain, FLICKER, RESTART_SETTLE, SETTLE, STUCK, Sight, TRIAL, Target};
 use crate::plant::Bug;
 use crate::set::{Ask, Hold, Kind, Pause, Rollout, Step};
 use std::time::Duration;
@@ -31,8 +31,12 @@ impl Agent {
         may.then(|| self.go(rollout, Step::Draining))
     }
 
+    /// Serves with what it had before. One that is fit is back after [`TRIAL`] although nobody sees it serve: what ails it, such as a
+    /// service that does not answer, was not brought by the rollout, and only when that is over can it be mended.
     fn come_back(&mut self, sight: &Sight, rollout: &Rollout) -> Option<Act> {
-        (sight.own.trial.is_none() && self.has_settled(rollout)).then(|| self.settled(sight, rollout))
+        let fit = sight.nodes.get(&self.me).is_some_and(|seen| seen.unfit.is_none()) && sight.own.drain == Drain::No;
+        let is_back = self.has_settled(rollout) || (fit && self.alarm.passed(self.stands.since(), TRIAL));
+        (sight.own.trial.is_none() && is_back).then(|| self.settled(sight, rollout))
     }
 
     /// Out of service, and over to the target; back into service when the others need this node.

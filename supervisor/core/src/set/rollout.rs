@@ -53,10 +53,21 @@ impl Rollout {
 }
 
 impl State {
-    /// What `rollback` goes to: a version that is complete in the other slot of a node, not banned, not below the floor.
+    /// What `rollback` goes to: the version that all nodes had before the one that all run, as the history tells. It tells of none
+    /// when they were made with it, or when that is long ago: then it is the older one that all have in their other slot, but none that
+    /// a rollout was to bring and did not, which is there because it was staged.
     pub fn previous(&self) -> Option<Version> {
-        let allowed = |version: &Version| *version >= self.floor && self.allowed(&Release::system(*version)).is_ok();
-        self.nodes.values().filter_map(|node| node.other).find(allowed)
+        let now = same(self.nodes.values().map(|node| node.running))?;
+        let brought = |past: &Past| match past.kind {
+            Kind::System { version } if version != now => Some((version, past.outcome == Outcome::Done)),
+            _ => None,
+        };
+        let mut brought = self.history.iter().rev().filter_map(brought);
+        if let Some((before, _)) = brought.clone().find(|(_, done)| *done) {
+            return Some(before);
+        }
+        let other = same(self.nodes.values().map(|node| node.other))??;
+        (other < now && brought.all(|(version, _)| version != other)).then_some(other)
     }
 
     pub(super) fn start(
@@ -372,6 +383,12 @@ impl State {
         let Rollout { id, token, kind, notes, .. } = rollout;
         self.history.push(Past { id, token, kind, outcome, notes });
     }
+}
+
+/// The one value that all have.
+fn same<T: PartialEq>(mut all: impl Iterator<Item = T>) -> Option<T> {
+    let first = all.next()?;
+    all.all(|next| next == first).then_some(first)
 }
 
 /// With so many nodes two serve while one restarts.

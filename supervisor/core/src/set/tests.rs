@@ -311,6 +311,39 @@ fn a_node_that_lost_what_it_was_brought_to_gets_its_turn_again_before_the_rollou
 }
 
 #[test]
+fn before_is_what_the_nodes_ran_and_never_what_was_only_staged() {
+    let done = Outcome::Done;
+    let back = Outcome::Back { reason: "an operator wants it".into() };
+    let halted = Outcome::Halted { node: "a".into(), reason: "panic".into() };
+    let before = |now: u16, other: [Option<u16>; 3], past: &[(u16, &Outcome)]| {
+        let node = |other: &Option<u16>| Node { running: v(now), other: other.map(v), ..Node::default() };
+        let history = past.iter().map(|(version, outcome)| Past {
+            id: 1,
+            token: String::new(),
+            kind: Kind::System { version: v(*version) },
+            outcome: (*outcome).clone(),
+            notes: Vec::new(),
+        });
+        let nodes = ["a", "b", "c"].into_iter().map(str::to_owned).zip(other.iter().map(node)).collect();
+        State { nodes, history: history.collect(), ..State::default() }.previous()
+    };
+    let (all, none) = (|version| [Some(version); 3], [None; 3]);
+    assert_eq!(before(2, all(1), &[(1, &done), (2, &done)]), Some(v(1)));
+    assert_eq!(before(1, all(2), &[(1, &done), (2, &done), (1, &done)]), Some(v(2)), "a rollback is taken back, too");
+    assert_eq!(before(2, all(3), &[(1, &done), (2, &done), (3, &back)]), Some(v(1)), "3 was only staged");
+    assert_eq!(before(2, all(1), &[(2, &done), (2, &done)]), Some(v(1)), "made with 1; a node was replaced");
+    assert_eq!(before(2, all(1), &[]), Some(v(1)), "all that is long ago");
+    assert_eq!(before(2, all(3), &[(2, &done), (3, &back)]), None);
+    assert_eq!(before(2, all(3), &[]), None, "3 was staged long ago");
+    assert_eq!(before(2, all(1), &[(2, &done), (1, &halted)]), None, "made with another, for all that is known");
+    assert_eq!(before(2, [Some(1), Some(1), None], &[(2, &done)]), None);
+    assert_eq!(before(2, none, &[]), None);
+    let mut state = three();
+    state.nodes.get_mut("b").unwrap().running = v(1);
+    assert_eq!(state.previous(), None, "they differ");
+}
+
+#[test]
 fn words_of_a_replaced_node_are_refused() {
     let mut state = three();
     let mut report = Node { generation: 2, ..Node::default() };

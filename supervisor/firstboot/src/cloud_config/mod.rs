@@ -196,6 +196,7 @@ const NO_SHELL: &str = "there is no shell in the image: what must run comes with
 const MACHINERY: &[&str] = &[
     "dsmode",
     "network",
+    "network.encoding",
     "network-encoding",
     "cleanup-guestinfo",
     "wait-on-network",

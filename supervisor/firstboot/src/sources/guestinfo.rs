@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use super::{Content, Document, Documents, ovf};
 use crate::encoding;
-use crate::yaml::{self, Node, Scalar, Value};
+use crate::finding::Findings;
+use crate::yaml::{Node, Scalar, Value};
 
 /// Asks the hypervisor this machine runs on. `None` when it has nothing to say, or is not there to be asked.
 pub fn ask(name: &str) -> Option<Vec<u8>> {
@@ -16,9 +17,9 @@ pub fn ask(name: &str) -> Option<Vec<u8>> {
     tool.status.success().then_some(tool.stdout)
 }
 
-/// The documents that the answers of `ask` make, and what is wrong with them.
+/// The documents that the answers of `ask` make, and what is wrong with a source that gives none.
 pub fn documents(ask: impl Fn(&str) -> Option<Vec<u8>>, problems: &mut Vec<String>) -> Option<Documents> {
-    let mut get = |name: &str| document(name, &ask, problems);
+    let get = |name: &str| document(name, &ask);
     let (meta, user, vendor) = (get("guestinfo.metadata"), get("guestinfo.userdata"), get("guestinfo.vendordata"));
     if meta.is_none() && user.is_none() {
         let environment = value("guestinfo.ovfEnv", &ask)?;
@@ -30,7 +31,7 @@ pub fn documents(ask: impl Fn(&str) -> Option<Vec<u8>>, problems: &mut Vec<Strin
             }
         };
     }
-    let network = meta.as_ref().and_then(|meta| network(meta, problems));
+    let network = meta.as_ref().and_then(network);
     Some(Documents {
         source: "VMware guestinfo".to_owned(),
         meta: meta.into_iter().collect(),
@@ -44,43 +45,45 @@ fn value(name: &str, ask: &impl Fn(&str) -> Option<Vec<u8>>) -> Option<Vec<u8>> 
     ask(name).filter(|value| !matches!(value.trim_ascii(), b"" | b"---"))
 }
 
-fn document(name: &str, ask: &impl Fn(&str) -> Option<Vec<u8>>, problems: &mut Vec<String>) -> Option<Document> {
+fn document(name: &str, ask: &impl Fn(&str) -> Option<Vec<u8>>) -> Option<Document> {
     let bytes = value(name, ask)?;
     let encoding = value(&format!("{name}.encoding"), ask).unwrap_or_default();
-    match encoding::named(bytes, &String::from_utf8_lossy(&encoding)) {
-        Ok(bytes) => Some(Document::new(name, bytes)),
-        Err(wrong) => {
-            problems.push(format!("{name} {wrong}"));
-            None
-        }
+    Some(decoded(name, bytes, &String::from_utf8_lossy(&encoding), &format!("{name}.encoding")))
+}
+
+/// A document; `key` is where the name of its encoding stands.
+fn decoded(name: &str, bytes: Vec<u8>, encoding: &str, key: &str) -> Document {
+    match encoding::named(bytes, encoding) {
+        Ok(bytes) => Document::new(name, bytes),
+        Err(wrong) => Document::unreadable(name, wrong, format!("encode it anew, or correct {key}")),
     }
 }
 
 /// The network stands in the meta-data: as a table, or as a text with an encoding of its own.
-fn network(meta: &Document, problems: &mut Vec<String>) -> Option<Document> {
-    let Content::Bytes(bytes) = &meta.content else { return None };
-    // What is wrong with the meta-data as a whole is told when it is read.
-    let Value::Map(entries) = yaml::parse(&String::from_utf8_lossy(bytes), &meta.name).ok()?.value else { return None };
+///
+/// Of meta-data that can't be read nobody knows what it says of the network, so it stands for the network, too: none is then made
+/// up in its place.
+fn network(meta: &Document) -> Option<Document> {
+    // What is wrong with the meta-data is told when it is read.
+    let entries = match meta.tree(&mut Findings::default()).map(|root| root.value) {
+        Some(Value::Map(entries)) => entries,
+        Some(Value::Scalar(scalar)) if scalar.is_null() => return None,
+        _ => return Some(meta.clone()),
+    };
     let get = |name: &str| entries.iter().find(|(key, _)| key.text == name).map(|(_, node)| node);
     let network = get("network")?;
     let name = format!("{}: network", meta.name);
-    match &network.value {
-        Value::Map(_) => Some(Document { name, content: Content::Tree(unwrapped(network).clone()) }),
+    Some(match &network.value {
         Value::Scalar(Scalar::Text(text) | Scalar::Plain(text)) => {
             let encoding = match get("network.encoding").map(|node| &node.value) {
                 Some(Value::Scalar(Scalar::Text(encoding) | Scalar::Plain(encoding))) => encoding,
                 _ => "",
             };
-            match encoding::named(text.clone().into_bytes(), encoding) {
-                Ok(bytes) => Some(Document::new(&name, bytes)),
-                Err(wrong) => {
-                    problems.push(format!("{name} {wrong}"));
-                    None
-                }
-            }
+            decoded(&name, text.clone().into_bytes(), encoding, "network.encoding")
         }
-        _ => None,
-    }
+        Value::Scalar(Scalar::Binary(bytes)) => Document::new(&name, bytes.clone()),
+        Value::Map(_) | Value::List(_) => Document { name, content: Content::Tree(unwrapped(network).clone()) },
+    })
 }
 
 /// `network: {config: {version: …}}` is written, too.
@@ -96,7 +99,10 @@ fn unwrapped(network: &Node) -> &Node {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+    use crate::take::take;
 
     fn from(values: &[(&str, &str)]) -> (Option<Documents>, Vec<String>) {
         let mut problems = Vec::new();
@@ -127,11 +133,84 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_what_was_blotted_out_are_no_answers_and_damage_is_told() {
+    fn nothing_and_what_was_blotted_out_are_no_answers() {
         assert_eq!(from(&[]).0, None);
         assert_eq!(from(&[("guestinfo.userdata", "---"), ("guestinfo.metadata", "")]).0, None);
-        let (documents, problems) = from(&[("guestinfo.userdata", "!!"), ("guestinfo.userdata.encoding", "base64")]);
-        assert_eq!(documents, None);
-        assert_eq!(problems, ["guestinfo.userdata is no base64"]);
+        let (documents, problems) = from(&[("guestinfo.ovfEnv", "<Environment")]);
+        assert!(
+            documents.is_none() && problems[0].starts_with("guestinfo.ovfEnv is no OVF environment"),
+            "{problems:?}"
+        );
+    }
+
+    /// What is wrong with the answers, and whether the network is.
+    fn told(values: &[(&str, &str)]) -> (Vec<String>, bool) {
+        let (documents, problems) = from(values);
+        assert_eq!(problems, Vec::<String>::new());
+        let taken = take(&documents.unwrap());
+        (taken.findings.faults.iter().map(ToString::to_string).collect(), taken.network_is_wrong)
+    }
+
+    const META: &str = "local-hostname: a\nnetwork: {version: 2, ethernets: {eth0: {dhcp4: true}}}\n";
+
+    #[test]
+    fn user_data_that_is_not_encoded_as_it_says_is_a_fault_and_the_network_stands() {
+        let mend = "encode it anew, or correct guestinfo.userdata.encoding";
+        for (encoding, wrong) in [
+            ("base64", "is no base64"),
+            ("rot13", "has an unknown encoding; known are base64, gzip and gzip+base64"),
+            ("gzip", "is damaged gzip: unexpected end of file"),
+        ] {
+            let values = [("guestinfo.userdata", "!!"), ("guestinfo.userdata.encoding", encoding)];
+            let fault = vec![format!("guestinfo.userdata: {wrong}; {mend}")];
+            assert_eq!(told(&[&values[..], &[("guestinfo.metadata", META)]].concat()), (fault.clone(), false));
+            assert_eq!(told(&values), (fault, false), "alone");
+        }
+        let vendor =
+            [("guestinfo.metadata", META), ("guestinfo.vendordata", "!!"), ("guestinfo.vendordata.encoding", "b64")];
+        assert_eq!(told(&vendor).0.len(), 1);
+    }
+
+    #[test]
+    fn meta_data_that_cannot_be_read_is_one_fault_and_no_network_is_made_up_for_it() {
+        let user = ("guestinfo.userdata", "#cloud-config\n");
+        let encoded = encoding::to_base64(META.as_bytes());
+        for (meta, encoding, wrong) in [
+            (META, "base64", ": is no base64; encode it anew, or correct guestinfo.metadata.encoding"),
+            (&encoded, "", ":1: is \"bG9jYWw"),
+            ("network: {version: 2", "", ":2: is no YAML"),
+            ("- network", "", ":1: is a list, not a table"),
+        ] {
+            let (faults, network_is_wrong) =
+                told(&[("guestinfo.metadata", meta), ("guestinfo.metadata.encoding", encoding), user]);
+            assert!(faults.len() == 1 && faults[0].starts_with(&format!("guestinfo.metadata{wrong}")), "{faults:?}");
+            assert!(network_is_wrong, "{meta}");
+        }
+        assert_eq!(told(&[("guestinfo.metadata", "# nothing"), user]), (Vec::new(), false));
+    }
+
+    #[test]
+    fn a_network_that_cannot_be_read_is_wrong_and_not_absent() {
+        let name = "guestinfo.metadata: network";
+        for (network, wrong) in [
+            ("'!!'\nnetwork.encoding: base64", ": is no base64; encode it anew, or correct network.encoding"),
+            ("'version: 2'\nnetwork.encoding: rot13", ": has an unknown encoding"),
+            ("dmVyc2lvbjogMQo=", ":1: is \"dmVyc2lvbjogMQo=\", not a table"),
+            ("[a]", ":1: is a list, not a table"),
+        ] {
+            let (faults, network_is_wrong) = told(&[("guestinfo.metadata", &format!("network: {network}\n"))]);
+            assert!(faults.len() == 1 && faults[0].starts_with(&format!("{name}{wrong}")), "{faults:?}");
+            assert!(network_is_wrong, "{network}");
+        }
+    }
+
+    #[test]
+    fn metadata_that_is_packed_without_saying_so_has_its_network() {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packed.write_all(META.as_bytes()).unwrap();
+        let packed = encoding::to_base64(&packed.finish().unwrap());
+        let (documents, _) = from(&[("guestinfo.metadata", &packed), ("guestinfo.metadata.encoding", "base64")]);
+        let taken = take(&documents.unwrap());
+        assert!(taken.findings.faults.is_empty() && taken.answers.network.unwrap().links[0].dhcp4);
     }
 }

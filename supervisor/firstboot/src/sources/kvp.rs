@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Documents;
 use super::ovf::{self, Property};
+use super::{Document, Documents};
 
 /// What the host has sent (`hv_kvp_daemon.c`): pool 0 is the external one, from the host to the guest.
 pub const POOL: &str = "/var/lib/hyperv/.kvp_pool_0";
@@ -24,14 +24,32 @@ pub fn documents(pool: &[u8]) -> Option<Documents> {
         pieces.insert((name.to_owned(), piece), (number, value));
     }
     let mut properties: Vec<Property> = Vec::new();
-    for ((name, _), (line, value)) in pieces {
+    let (mut due, mut missing) = (0, Vec::new());
+    for ((name, piece), (line, value)) in pieces {
         match properties.last_mut() {
             Some(property) if property.key == name => property.value.push_str(&value),
-            _ => properties.push(Property { line, key: name, value }),
+            _ => {
+                due = 0;
+                properties.push(Property { line, key: name.clone(), value });
+            }
         }
+        if piece != due && ovf::KNOWN.contains(&name.as_str()) {
+            missing.push((name, due));
+        }
+        due = piece.saturating_add(1);
     }
     properties.retain(|property| !property.value.trim().is_empty());
-    ovf::from_properties(&properties, "Hyper-V data exchange", "pool 0")
+    let mut documents = ovf::from_properties(&properties, SOURCE, "pool 0")?;
+    // What is left of a text with a hole in it may read well, and mean something else.
+    for (name, piece) in missing {
+        let wrong = format!("trilith.{name}.{piece} is missing, and a later piece is there");
+        let document = Document::unreadable(SOURCE, wrong, "send all pieces, numbered from 0");
+        match name.as_str() {
+            "network-config" => documents.network = Some(document),
+            _ => documents.user.push(document),
+        }
+    }
+    Some(documents)
 }
 
 /// The text up to its first zero.
@@ -40,6 +58,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
+const SOURCE: &str = "Hyper-V data exchange";
 /// `HV_KVP_EXCHANGE_MAX_KEY_SIZE` and `HV_KVP_EXCHANGE_MAX_VALUE_SIZE` of linux/hyperv.h.
 const KEY: usize = 512;
 const VALUE: usize = 2048;
@@ -73,5 +92,20 @@ mod tests {
         assert_eq!((taken.answers.hostname.as_deref(), taken.answers.timezone.as_deref()), (Some("a"), Some("UTC")));
         assert_eq!(taken.findings.warnings, []);
         assert_eq!(documents(&pool[..KEY]), None);
+    }
+
+    #[test]
+    fn a_piece_that_is_missing_is_a_fault_and_the_rest_is_no_document() {
+        let told = |records: &[(&str, &str)]| {
+            let taken = take(&documents(&pool(records)).unwrap());
+            (taken.findings.faults.iter().map(ToString::to_string).collect::<Vec<_>>(), taken.network_is_wrong)
+        };
+        let fault = |key: &str| {
+            format!("{SOURCE}: trilith.{key} is missing, and a later piece is there; send all pieces, numbered from 0")
+        };
+        let user = [("trilith.user-data.0", "#cloud-config\n"), ("trilith.user-data.2", "timezone: UTC\n")];
+        assert_eq!(told(&user), (vec![fault("user-data.1")], false));
+        let network = [("trilith.hostname", "a"), ("trilith.network-config.1", "version: 2\n")];
+        assert_eq!(told(&network), (vec![fault("network-config.0")], true));
     }
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use self::arrivals::Arrivals;
-use crate::yaml::Node;
+use crate::encoding;
+use crate::finding::{Finding, Findings};
+use crate::yaml::{self, Node};
 
 pub mod arrivals;
 pub mod disks;
@@ -44,12 +46,62 @@ pub enum Content {
     Bytes(Vec<u8>),
     /// Read already, as part of another document.
     Tree(Node),
+    /// It is there, but what it says can't be known. A fault, never a document that says nothing: answers that lack it would be
+    /// stored, and it would not be asked for again.
+    Unreadable {
+        /// Why, as part of a sentence.
+        wrong: String,
+        /// What would mend it.
+        mend: String,
+    },
 }
 
 impl Document {
     /// A document as it was found.
     pub fn new(name: &str, bytes: Vec<u8>) -> Document {
         Document { name: name.to_owned(), content: Content::Bytes(bytes) }
+    }
+
+    /// One that is there and can't be read: why, as part of a sentence, and what would mend it.
+    pub fn unreadable(name: &str, wrong: impl Into<String>, mend: impl Into<String>) -> Document {
+        Document { name: name.to_owned(), content: Content::Unreadable { wrong: wrong.into(), mend: mend.into() } }
+    }
+
+    /// The document as a tree; `None` when a fault was noted.
+    pub fn tree(&self, findings: &mut Findings) -> Option<Node> {
+        let fault = |wrong: &str, mend: &str| Finding {
+            document: self.name.clone(),
+            line: 0,
+            key: String::new(),
+            wrong: wrong.to_owned(),
+            mend: mend.to_owned(),
+        };
+        let bytes = match &self.content {
+            Content::Tree(root) => return Some(root.clone()),
+            Content::Unreadable { wrong, mend } => {
+                findings.fault(fault(wrong, mend));
+                return None;
+            }
+            Content::Bytes(bytes) => bytes.clone(),
+        };
+        let bytes = match encoding::unpacked(bytes) {
+            Ok(bytes) => bytes,
+            Err(wrong) => {
+                findings.fault(fault(&wrong, "pack it anew, or give it as it is"));
+                return None;
+            }
+        };
+        let Ok(text) = String::from_utf8(bytes) else {
+            findings.fault(fault("is not UTF-8 text", "save the document as UTF-8"));
+            return None;
+        };
+        match yaml::parse(text.strip_prefix('\u{feff}').unwrap_or(&text), &self.name) {
+            Ok(root) => Some(root),
+            Err(fault) => {
+                findings.fault(*fault);
+                None
+            }
+        }
     }
 }
 
@@ -66,7 +118,10 @@ pub fn look(wait: bool) -> (Option<Documents>, Vec<String>) {
         if found.is_none() && arrivals.as_ref().is_some_and(Arrivals::next) {
             continue;
         }
-        let Some(mut found) = found else { return (hinted, problems) };
+        let Some(mut found) = found else {
+            // Hints say who this machine is, not what it shall do: beside a source that can't be read they are not all there is.
+            return (hinted.filter(|_| problems.is_empty()), problems);
+        };
         found.meta.extend(hinted.map(|hinted| hinted.meta).unwrap_or_default());
         return (Some(found), problems);
     }

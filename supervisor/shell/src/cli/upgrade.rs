@@ -1,6 +1,5 @@
 //! `trilith upgrade` and `trilith config apply`: what the set decides, asked of the coordinator on this node.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,10 +12,10 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt};
 use trilith_bundle::{Source, inspect, transfer};
 use trilith_core::config;
-use trilith_core::set::{Ask, Goal, Options, Pause, Release, Reply, Rollout, State, Version, Window};
+use trilith_core::set::{Ask, Goal, Kind, Options, Pause, Release, Reply, Rollout, State, Step, Window};
 
 use super::exit::Exit;
-use super::{examples, examples_with_bundles, fail, print};
+use super::{Said, examples, examples_with_bundles, fail, print, rollback, times};
 use crate::coordinator::server::{Answer, Envelope, MAX_ANSWER, Request, Shown, VERSION};
 use crate::{paths, slot};
 
@@ -89,10 +88,18 @@ pub enum UpgradeCommand {
     #[command(after_long_help = examples(&[("trilith upgrade abort", "Return to the old version.")]))]
     Abort,
     /// Return all nodes to the version that they ran before.
-    #[command(after_long_help = examples(&[("trilith upgrade rollback", "It is in the other slot of every node.")]))]
+    ///
+    /// It is in the other slot of every node, unless another one was staged there since; then its bundle must be in the set. What was
+    /// staged and never ran is not gone to. It is a rollout as any other: the nodes go back one after the other, while the set serves.
+    #[command(after_long_help = examples(&[
+        ("trilith upgrade rollback --dry-run", "Only say where it would go."),
+        ("trilith upgrade rollback --wait", "Go there; stay and watch."),
+    ]))]
     Rollback {
         #[command(flatten)]
         options: OptionArgs,
+        #[command(flatten)]
+        follow: FollowArgs,
     },
     /// Show the rollouts of the past, with their reasons.
     #[command(after_long_help = examples(&[("trilith upgrade history", "What was done, when and why.")]))]
@@ -124,7 +131,7 @@ pub struct FollowArgs {
     /// Stay until it has ended, and show how it goes on.
     #[arg(long)]
     wait: bool,
-    /// Print JSON, a line for every change.
+    /// Print JSON on one line; with --wait a line for every change.
     #[arg(long)]
     json: bool,
 }
@@ -132,14 +139,16 @@ pub struct FollowArgs {
 /// How a rollout is to be done.
 #[derive(Clone, Debug, Default, Args)]
 pub struct OptionArgs {
-    /// Seconds that connections may live on once their node is drained [default: the services' drain_deadline].
-    #[arg(long, value_name = "SECONDS")]
+    /// How long connections may live on once their node is drained, such as 90s, 5m or 300 (seconds) [default: the services'
+    /// drain_deadline].
+    #[arg(long, value_name = "DURATION", value_parser = times::seconds::<0>)]
     drain: Option<u32>,
-    /// Take no node out of service before this second of UTC since 1970 (date --date='02:00 tomorrow' +%s).
-    #[arg(long, value_name = "SECONDS")]
+    /// Take no node out of service before this moment of UTC, such as 2026-11-22T02:00:00Z, or in seconds since 1970 (date
+    /// --date='02:00 tomorrow' +%s).
+    #[arg(long, value_name = "TIME", value_parser = times::moment)]
     at: Option<u64>,
     /// Take nodes out of service only at this time of the day, in UTC.
-    #[arg(long, value_name = "HH:MM-HH:MM", value_parser = window)]
+    #[arg(long, value_name = "HH:MM-HH:MM", value_parser = times::window)]
     window: Option<Window>,
     /// Also when service suffers: fewer than three nodes, or nodes that do not serve anyway.
     #[arg(long)]
@@ -171,7 +180,10 @@ pub fn upgrade(command: UpgradeCommand) -> Exit {
         UpgradeCommand::Resume => current().and_then(|rollout| propose(Ask::Resume { rollout: rollout.id })),
         UpgradeCommand::Abort => current()
             .and_then(|rollout| propose(Ask::Abort { rollout: rollout.id, reason: "an operator wants it".to_owned() })),
-        UpgradeCommand::Rollback { options } => rollback(options.into()),
+        UpgradeCommand::Rollback { options, follow } => show().and_then(|shown| {
+            let version = rollback::target(&shown.state).map_err(|text| Fault { text, exit: Exit::Failed })?;
+            begin(Goal::System { version }, options.into(), follow)
+        }),
         UpgradeCommand::History { json } => history(json),
         UpgradeCommand::Remove { release } => propose(Ask::RemoveBundle { release }),
         UpgradeCommand::Unban { release } => propose(Ask::Unban { release }),
@@ -205,10 +217,11 @@ pub fn apply(file: &Path, confirm_within: Option<u32>, force: bool, follow: Foll
             ));
         }
         if good.text == text {
-            say("that is the configuration in force");
-            return Ok(());
+            return tell("that is the configuration in force", follow.json);
         }
-        say(&difference(&good.text, &text));
+        if !follow.json {
+            say(&difference(&good.text, &text));
+        }
         let goal = Goal::Config { base: good.version, text };
         let options = Options { confirm_within_s: confirm_within, force, ..Options::default() };
         begin(goal, options, follow)
@@ -249,7 +262,10 @@ pub(super) fn release(bundle: &str) -> Result<Release, Fault> {
 fn start(bundle: &str, options: Options, follow: FollowArgs) -> Result<(), Fault> {
     let release = release(bundle)?;
     if bundle.parse::<Release>().is_err() {
-        upload(Path::new(bundle), None).and_then(done)?;
+        let taken = upload(Path::new(bundle), None)?;
+        if !follow.json {
+            done(taken)?;
+        }
     }
     let goal = match release {
         Release { service: None, version } => Goal::System { version },
@@ -264,7 +280,7 @@ fn begin(goal: Goal, options: Options, follow: FollowArgs) -> Result<(), Fault> 
         return Err(Fault::broken());
     };
     if follow.dry_run {
-        steps.iter().for_each(|step| say(step));
+        say(&planned(&steps, &objections, follow.json)?);
     }
     if !objections.is_empty() {
         return Err(Fault { text: objections.join("\n"), exit: Exit::Failed });
@@ -277,7 +293,7 @@ fn begin(goal: Goal, options: Options, follow: FollowArgs) -> Result<(), Fault> 
     let token = bytes.map(|byte| format!("{byte:02x}")).concat();
     match ask(Request::Propose(Ask::Start { token, goal, options }))? {
         Answer::Done { reply: Some(Reply::Started { rollout, .. }), .. } if !follow.wait => {
-            say(&format!("rollout {rollout} has begun: trilith upgrade status"));
+            say(&begun(rollout, follow.json)?);
             Ok(())
         }
         Answer::Done { reply: Some(Reply::Started { rollout, .. }), .. } => watch(follow.json, Some(rollout)),
@@ -285,17 +301,25 @@ fn begin(goal: Goal, options: Options, follow: FollowArgs) -> Result<(), Fault> 
     }
 }
 
-fn rollback(options: Options) -> Result<(), Fault> {
-    let shown = show()?;
-    let others: BTreeSet<Option<Version>> = shown.state.nodes.values().map(|node| node.other).collect();
-    match others.into_iter().collect::<Vec<_>>()[..] {
-        [Some(version)] => begin(Goal::System { version }, options, FollowArgs::default()),
-        _ => Err(Fault {
-            text: "the nodes do not all have the same version in their other slot: name one with trilith upgrade start"
-                .to_owned(),
-            exit: Exit::Failed,
-        }),
+/// What would happen; for people without what speaks against it, which goes to stderr.
+fn planned(steps: &[String], objections: &[String], json: bool) -> Result<String, Fault> {
+    #[derive(Serialize)]
+    struct Planned<'t> {
+        steps: &'t [String],
+        objections: &'t [String],
     }
+    if json { to_json(&Planned { steps, objections }, false) } else { Ok(steps.join("\n")) }
+}
+
+fn begun(rollout: u64, json: bool) -> Result<String, Fault> {
+    #[derive(Serialize)]
+    struct Begun<'t> {
+        #[serde(flatten)]
+        said: Said<'t>,
+        rollout: u64,
+    }
+    let text = format!("rollout {rollout} has begun: trilith upgrade status");
+    if json { to_json(&Begun { said: Said { result: "done", text: &text }, rollout }, false) } else { Ok(text) }
 }
 
 fn propose(wanted: Ask) -> Result<(), Fault> {
@@ -326,6 +350,7 @@ fn show() -> Result<Shown, Fault> {
 fn watch(json: bool, mut id: Option<u64>) -> Result<(), Fault> {
     let mut last = String::new();
     let mut told = 0;
+    let mut warned = false;
     let mut heard = Instant::now();
     loop {
         // The coordinator starts anew with a new document: a moment without an answer is no end.
@@ -351,6 +376,11 @@ fn watch(json: bool, mut id: Option<u64>) -> Result<(), Fault> {
                 }
                 told = rollout.notes.len();
                 last = line;
+                if !warned && restarts(rollout, &shown.node) {
+                    warned = true;
+                    // Without stderr there is nobody left to tell.
+                    let _ = writeln!(io::stderr(), "trilith: {RESTARTS}");
+                }
                 if let trilith_core::set::Hold::Halted { .. } = rollout.hold {
                     return Err(Fault {
                         text: format!("rollout {} is {}", rollout.id, rollout.hold),
@@ -383,6 +413,11 @@ fn watch(json: bool, mut id: Option<u64>) -> Result<(), Fault> {
         }
         std::thread::sleep(LOOK);
     }
+}
+
+/// Whether that node is about to restart, and with it whoever watches there: by then it is too late to say so.
+fn restarts(rollout: &Rollout, node: &str) -> bool {
+    matches!(rollout.kind, Kind::System { .. }) && matches!(rollout.step_of(node), Some(Step::Draining | Step::Acting))
 }
 
 fn history(json: bool) -> Result<(), Fault> {
@@ -633,6 +668,11 @@ fn unreachable(error: &io::Error) -> Fault {
     Fault { text, exit: Exit::Unreachable }
 }
 
+fn tell(text: &str, json: bool) -> Result<(), Fault> {
+    say(&if json { to_json(&Said { result: "done", text }, false)? } else { text.to_owned() });
+    Ok(())
+}
+
 fn say(text: &str) {
     if !text.is_empty() {
         print(&format!("{text}\n"), Exit::Ok);
@@ -642,17 +682,6 @@ fn say(text: &str) {
 fn to_json(value: &impl Serialize, pretty: bool) -> Result<String, Fault> {
     let text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
     text.map_err(|_| Fault::broken())
-}
-
-fn window(text: &str) -> Result<Window, String> {
-    let minute = |text: &str| {
-        let (hours, minutes) = text.split_once(':')?;
-        let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
-        (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
-    };
-    let both = text.split_once('-').and_then(|(from, to)| Some((minute(from)?, minute(to)?)));
-    let (from_min, to_min) = both.ok_or("give two times of the day, such as 02:00-04:00")?;
-    Ok(Window { from_min, to_min })
 }
 
 /// Why a command failed.
@@ -688,6 +717,7 @@ impl From<trilith_bundle::Failure> for Fault {
     }
 }
 
+const RESTARTS: &str = "this node restarts; follow on another node with: trilith upgrade status --wait";
 /// How often a rollout is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a rollout is waited for of which this node hears nothing: longer than it takes to start anew.
@@ -697,16 +727,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use trilith_core::set::{Hold, Phase, Turn};
 
-    #[test]
-    fn a_window_is_two_times_of_the_day() {
-        assert_eq!(window("02:00-04:30"), Ok(Window { from_min: 120, to_min: 270 }));
-        assert_eq!(window("23:00-01:00"), Ok(Window { from_min: 1380, to_min: 60 }));
-        for text in ["", "2-4", "24:00-01:00", "02:60-03:00", "02:00", "02:00-"] {
-            assert!(window(text).is_err(), "{text}");
-        }
-    }
+    use super::*;
 
     #[test]
     fn the_nodes_whose_coordinators_are_silent_are_named() {
@@ -720,6 +743,46 @@ mod tests {
         };
         assert!(words(&shown(&["b", "c"])).contains("\nno coordinator answers on: b, c\n"));
         assert!(!words(&shown(&[])).contains("answers on"));
+    }
+
+    #[test]
+    fn what_is_begun_or_planned_is_one_line_of_json_when_that_is_asked_for() {
+        let (steps, objections) = (vec!["one".to_owned(), "two".to_owned()], vec!["no".to_owned()]);
+        let line = |text: Result<String, Fault>| text.map_err(|fault| fault.text);
+        assert_eq!(line(planned(&steps, &objections, false)), Ok("one\ntwo".to_owned()));
+        let json = r#"{"steps":["one","two"],"objections":["no"]}"#;
+        assert_eq!(line(planned(&steps, &objections, true)), Ok(json.to_owned()));
+        let text = "rollout 7 has begun: trilith upgrade status";
+        assert_eq!(line(begun(7, false)), Ok(text.to_owned()));
+        assert_eq!(line(begun(7, true)), Ok(format!(r#"{{"result":"done","text":"{text}","rollout":7}}"#)));
+    }
+
+    #[test]
+    fn who_watches_on_the_node_that_restarts_is_told_before() {
+        let mut rollout = Rollout {
+            id: 1,
+            token: String::new(),
+            kind: "0.2.0".parse().map(|version| Kind::System { version }).unwrap(),
+            options: Options::default(),
+            phase: Phase::Rolling,
+            hold: Hold::Going,
+            round: 0,
+            back: None,
+            nodes: [].into(),
+            turn: None,
+            notes: Vec::new(),
+        };
+        assert!(!restarts(&rollout, "a"));
+        for (step, soon) in
+            [(Step::Offered, false), (Step::Draining, true), (Step::Acting, true), (Step::Verifying, false)]
+        {
+            rollout.turn = Some(Turn { node: "a".to_owned(), step });
+            assert_eq!(restarts(&rollout, "a"), soon, "{step}");
+            assert!(!restarts(&rollout, "b"));
+        }
+        rollout.turn = Some(Turn { node: "a".to_owned(), step: Step::Acting });
+        rollout.kind = Kind::Config { version: 2 };
+        assert!(!restarts(&rollout, "a"), "only its supervisor");
     }
 
     #[test]

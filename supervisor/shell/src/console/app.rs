@@ -121,22 +121,24 @@ pub enum Item {
     Reboot,
     Poweroff,
     Bundle,
+    Reset,
     Logout,
 }
 
 impl Item {
-    /// In the order of the menu.
-    pub const ALL: [Item; 10] = [
-        Item::Status,
-        Item::Network,
-        Item::Decisions,
-        Item::Logs,
-        Item::Drain,
-        Item::MoveVip,
-        Item::Reboot,
-        Item::Poweroff,
-        Item::Bundle,
-        Item::Logout,
+    /// In the order of the menu, each with its key.
+    pub const ALL: [(char, Item); 11] = [
+        ('1', Item::Status),
+        ('2', Item::Network),
+        ('3', Item::Decisions),
+        ('4', Item::Logs),
+        ('5', Item::Drain),
+        ('6', Item::MoveVip),
+        ('7', Item::Reboot),
+        ('8', Item::Poweroff),
+        ('9', Item::Bundle),
+        ('a', Item::Reset),
+        ('0', Item::Logout),
     ];
 }
 
@@ -406,11 +408,10 @@ impl App {
                 return None;
             }
             KeyCode::Enter | KeyCode::Right => at,
-            KeyCode::Char(digit @ '1'..='9') => digit as usize - '1' as usize,
-            KeyCode::Char('0') => count - 1,
+            KeyCode::Char(typed) => Item::ALL.iter().position(|(key, _)| *key == typed)?,
             _ => return None,
         };
-        self.choose(Item::ALL[chosen])
+        self.choose(Item::ALL[chosen].1)
     }
 
     fn choose(&mut self, item: Item) -> Option<Effect> {
@@ -437,6 +438,7 @@ impl App {
                 self.show(Page::Busy("write a support bundle".to_owned()));
                 return Some(Effect::Order(Request::SupportBundle));
             }
+            Item::Reset => Page::Confirm(Plan::reset()),
             Item::Logout => return self.log_out(),
         };
         self.show(page);

@@ -60,6 +60,27 @@ impl Plan {
         Plan { title: format!("put node {node} back into service"), effects, request: Request::NodeUndrain { node } }
     }
 
+    /// Have the next boot take the first-boot answers anew.
+    pub fn reset() -> Plan {
+        let effects = [
+            (
+                Tone::Plain,
+                "The next boot takes the answers that the disk, the guestinfo or the OVF properties of this machine give then. They \
+                 replace this node's set, secret, names, accounts and network. Until then nothing changes.",
+            ),
+            (
+                Tone::Plain,
+                "With the same set name, secret, nodes and name of this node, the set's document in force and what the set has \
+                 agreed on stay. With others, or none, the node leaves its set and what was agreed there, and founds or joins the \
+                 new one as a new machine would. Its SSH host key, certificates and logs stay in any case.",
+            ),
+            (Tone::Warn, "Passwords are those of the new answers: without one in them nobody can log in here."),
+            (Tone::Plain, "If there are no answers then, or wrong ones, those in force stay."),
+        ];
+        let effects = effects.map(|(tone, text)| (tone, text.to_owned())).to_vec();
+        Plan { title: "take the first-boot answers anew".to_owned(), effects, request: Request::Reset }
+    }
+
     /// Hand a VIP over.
     pub fn move_vip(status: &Status, vip: &str, node: &str) -> Plan {
         let owner = status.vips.iter().find(|known| known.name == vip).and_then(|vip| vip.owner.as_deref());

@@ -249,8 +249,8 @@ fn network(facts: &Facts, width: usize) -> Vec<Line> {
         report.warnings.iter().for_each(|warning| lines.extend(finding(warning, Tone::Warn, width)));
     }
     lines.push(Line::new());
-    let how = "These settings come from the first-boot answers and cannot be changed here. To change them, change the answers \
-               (cidata disk, guestinfo or OVF properties), and run trilith node reset --yes over SSH.";
+    let how = "These settings come from the first-boot answers. To change them, change the answers where they come from (cidata \
+               disk, guestinfo or OVF properties), choose in the menu to take them anew, and reboot.";
     lines.extend(text(Tone::Dim, how, width));
     lines
 }
@@ -281,9 +281,8 @@ fn cursor(form: &Form, page: Rect) -> Position {
 
 fn menu(app: &App, at: usize, width: usize) -> Vec<Line> {
     let mut lines = Vec::new();
-    for (place, item) in Item::ALL.into_iter().enumerate() {
-        let key = format!("{}  ", (place + 1) % Item::ALL.len());
-        lines.push(marked(place == at, &key, &item_label(item, app)));
+    for (place, (key, item)) in Item::ALL.into_iter().enumerate() {
+        lines.push(marked(place == at, &format!("{key}  "), &item_label(item, app)));
     }
     lines.push(Line::new());
     if let Some(facts) = &app.facts {
@@ -309,6 +308,7 @@ fn item_label(item: Item, app: &App) -> String {
         Item::Reboot => format!("Reboot {node}"),
         Item::Poweroff => format!("Shut {node} down"),
         Item::Bundle => "Write a support bundle".to_owned(),
+        Item::Reset => "Take the first-boot answers anew".to_owned(),
         Item::Logout => "Log out".to_owned(),
     }
 }
@@ -340,7 +340,7 @@ fn footing(app: &App, area: Rect, below: usize, buffer: &mut Buffer) {
             None => "Enter: log in".to_owned(),
         },
         Page::Login(_) => "Enter: go on   Tab: other field   Esc: back".to_owned(),
-        Page::Menu(_) => "↑ ↓ Enter, or the number".to_owned(),
+        Page::Menu(_) => "↑ ↓ Enter, or its key".to_owned(),
         Page::Show(_) => "↑ ↓ PgUp PgDn: read   Esc: back".to_owned(),
         Page::Logs(logs) => {
             let other = if logs.urgent { "all" } else { "warnings only" };

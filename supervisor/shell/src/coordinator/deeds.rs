@@ -1,5 +1,6 @@
 //! Carrying out what the agent says: jobs that take minutes, and deeds on this node, one of each at a time.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use trilith_core::set::{Ask, Bundle, Document, Kind, Release, Request, State, Ve
 use trilith_core::slots::Slot;
 use trilith_raft::{Health, ProposeError, Replica};
 
+use super::record::Record;
 use super::sight::World;
 use super::{peers, server, service};
 use crate::control::client::ask;
@@ -209,19 +211,30 @@ impl Deeds {
                 self.start_deed(again, async move { give_all(orders).await });
             }
             Act::Drain { deadline_s } => {
-                if world.note(|record| (record.drained, record.quiet) = (true, false)) {
+                let kind = state.rollout.as_ref().map(|rollout| rollout.kind.clone());
+                let services: BTreeSet<String> = match &kind {
+                    // Its connections to other services may stay. (One that cannot be switched says so when it is to be.)
+                    Some(Kind::Service { name, .. }) => {
+                        self.order(name, None, world).map(|order| order.services).unwrap_or_default()
+                    }
+                    _ => self.settings.services.iter().map(|service| service.name.clone()).collect(),
+                };
+                let mut silent = world.silent();
+                if matches!(kind, Some(Kind::Service { .. })) {
+                    // That is what may mend them.
+                    silent.retain(|name| !services.contains(name));
+                }
+                let begun = |record: &mut Record| {
+                    if !record.drained {
+                        record.silent = silent;
+                    }
+                    (record.drained, record.quiet) = (true, false);
+                };
+                if world.note(begun) {
                     world.own.drain = Drain::Going;
                     let order = control::Request::NodeDrain { node: self.name() };
                     let deadline = self.deadline(deadline_s);
-                    let kind = state.rollout.as_ref().map(|rollout| rollout.kind.clone());
                     let (replica, settings, me) = (self.replica.clone(), self.settings.clone(), self.me);
-                    let services = match &kind {
-                        // Its connections to other services may stay. (One that cannot be switched says so when it is to be.)
-                        Some(Kind::Service { name, .. }) => {
-                            self.order(name, None, world).map(|order| order.services).unwrap_or_default()
-                        }
-                        _ => settings.services.iter().map(|service| service.name.clone()).collect(),
-                    };
                     self.start_deed(again, async move {
                         give(order).await?;
                         if matches!(kind, Some(Kind::Config { .. })) {

@@ -1,6 +1,6 @@
 //! What coordinators ask each other directly, on connections for bundles: parts of a bundle, and "do you see me serve?".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -36,6 +36,9 @@ pub struct Claim {
     /// What keeps its HAProxy from running that document.
     #[serde(default)]
     pub haproxy_problem: Option<String>,
+    /// Services that did not answer there before it was brought what it runs.
+    #[serde(default)]
+    pub silent: BTreeSet<String>,
 }
 
 /// What another node sees of it.
@@ -46,9 +49,9 @@ pub struct Answer {
     /// Connections of this node's HAProxy to the other's services.
     #[serde(default)]
     pub connections: BTreeMap<String, u64>,
-    /// What keeps the HAProxy of the node that answers from running what its document asks for.
+    /// Why the node that answers serves badly itself.
     #[serde(default)]
-    pub haproxy_problem: Option<String>,
+    pub ails: Option<String>,
 }
 
 /// Serves what peers ask, until the queue ends.
@@ -85,7 +88,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
             let seen = |status: &Status| Answer {
                 serves: sees(status, peer, &about),
                 connections: connections(status, peer),
-                haproxy_problem: status.haproxy_problem.clone(),
+                ails: super::sight::ails(Some(status), &status.node, &BTreeSet::new()),
             };
             let answer = status.borrow().as_ref().map(seen).unwrap_or_default();
             write(stream, &answer).await.map_err(io("the answer"))
@@ -106,6 +109,7 @@ fn sees(status: &Status, node: &str, about: &Claim) -> bool {
     });
     let flows = status.flows.as_ref();
     let instances = flows.iter().flat_map(|flows| &flows.backends).filter(|backend| backend.node == node);
+    let instances = instances.filter(|backend| !about.silent.contains(&backend.service));
     heard
         && about.haproxy_problem.is_none()
         && flows.is_some()
@@ -122,9 +126,9 @@ pub async fn connections_to_us(replica: &Replica, peer: NodeId) -> BTreeMap<Stri
     view(replica, peer, &Claim::default()).await.unwrap_or_default().connections
 }
 
-/// What keeps a peer's HAProxy from running what the document asks for; none when the peer does not answer.
-pub async fn haproxy_problem_of(replica: &Replica, peer: NodeId) -> Option<String> {
-    view(replica, peer, &Claim::default()).await?.haproxy_problem
+/// Why a peer serves badly; none when it does not answer.
+pub async fn ails(replica: &Replica, peer: NodeId) -> Option<String> {
+    view(replica, peer, &Claim::default()).await?.ails
 }
 
 /// The connections of this status' HAProxy to a node, by service.
@@ -186,7 +190,7 @@ mod tests {
 
     /// What node b, as the test status shows it, says of itself.
     fn b() -> Claim {
-        Claim { version: "0.1.0".to_owned(), fingerprint: "4351b4ee".to_owned(), haproxy_problem: None }
+        Claim { version: "0.1.0".to_owned(), fingerprint: "4351b4ee".to_owned(), ..Claim::default() }
     }
 
     fn b_in(status: &mut Status) -> &mut NodeStatus {
@@ -216,6 +220,12 @@ mod tests {
             change(&mut status);
             assert!(!sees(&status, "b", &b()), "{why}");
         }
+        let mut status = full();
+        let backends = &mut status.flows.as_mut().unwrap().backends;
+        let down = backends.iter_mut().find(|backend| backend.node == "b").unwrap();
+        down.state = "DOWN".to_owned();
+        let silent = BTreeSet::from([down.service.clone()]);
+        assert!(sees(&status, "b", &Claim { silent, ..b() }), "it did not answer before either");
     }
 
     #[test]
@@ -243,10 +253,10 @@ mod tests {
         let seen = told(&question, Some(full())).await.unwrap();
         assert!(seen.serves);
         assert_eq!(seen.connections, BTreeMap::from([("portal".to_owned(), 400)]));
-        assert_eq!(seen.haproxy_problem, None);
+        assert_eq!(seen.ails, None);
         let mut ill = full();
         ill.haproxy_problem = Some("no certificate".to_owned());
-        assert_eq!(told(&question, Some(ill)).await.unwrap().haproxy_problem.unwrap(), "no certificate");
+        assert!(told(&question, Some(ill)).await.unwrap().ails.unwrap().ends_with("no certificate"));
         assert!(!told(&question, None).await.unwrap().serves, "one that sees nothing vouches for nobody");
         for length in 0..question.len() {
             told(&question[..length], Some(full())).await.unwrap_err();

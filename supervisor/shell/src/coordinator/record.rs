@@ -1,6 +1,6 @@
 //! What a node must remember by itself, because the set cannot know it: what it was about to do when it was cut off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ pub struct Record {
     pub drained: bool,
     /// That drain is over: its connections have ended.
     pub quiet: bool,
+    /// The services that did not answer here before this node left service for a rollout: they say nothing of what it was brought.
+    pub silent: BTreeSet<String>,
     /// The services that were upgraded here, with the version that runs.
     pub services: BTreeMap<String, Version>,
     #[serde(skip)]

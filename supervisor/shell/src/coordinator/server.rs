@@ -4,6 +4,7 @@
 //! one request. Only an upload goes on after the first answer: then the bundle's transfer follows ([`trilith_bundle::transfer`]),
 //! and a last answer.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use trilith_raft::{Health, ProposeError, Replica};
 
 use super::deeds::{Deeds, forget_another, have, utc_or_now};
 use super::peers;
-use super::sight::World;
+use super::sight::{World, ails};
 use crate::control::{accept, listen, peer};
 use crate::paths;
 use crate::slot;
@@ -213,7 +214,7 @@ pub fn serve(
     async move {
         let answer = match (at_once, request) {
             (Some(Answer::Planned { steps, mut objections }), _) if restarts => {
-                objections.extend(haproxies_that_would_not_come_back(&replica, &settings, me, &status).await);
+                objections.extend(whoever_ails(&replica, &settings, me, &status).await);
                 Answer::Planned { steps, objections }
             }
             (Some(answer), _) => answer,
@@ -241,21 +242,21 @@ pub fn serve(
     }
 }
 
-/// What a HAProxy does not load now it would not start with either, so that the node would be called unfit with a version that is not to
-/// blame, and go back from it.
-async fn haproxies_that_would_not_come_back(
+/// Nodes that serve badly already: what a HAProxy does not load now it would not start with either, and a version that is not to blame
+/// would be given up.
+async fn whoever_ails(
     replica: &Replica,
     settings: &Settings,
     me: NodeId,
     status: &watch::Receiver<Option<Status>>,
 ) -> Vec<String> {
     let peers = (0..settings.nodes.len() as u8).map(NodeId).filter(|node| *node != me);
-    let asked = peers.map(|peer| async move { (peer, peers::haproxy_problem_of(replica, peer).await) });
+    let asked = peers.map(|peer| async move { (peer, peers::ails(replica, peer).await) });
     let mut problems = futures_util::future::join_all(asked).await;
-    problems.push((me, status.borrow().as_ref().and_then(|status| status.haproxy_problem.clone())));
+    problems.push((me, ails(status.borrow().as_ref(), settings.node_name(me), &BTreeSet::new())));
     let told = |(node, problem): (NodeId, Option<String>)| {
         let name = settings.node_name(node);
-        Some(format!("node {name} may not serve after a restart: {}; mend that first, or say --force", problem?))
+        Some(format!("on node {name}: {}; mend that first, or say --force", problem?))
     };
     problems.into_iter().filter_map(told).collect()
 }

@@ -14,7 +14,7 @@ use trilith_core::config::{NodeId, Settings};
 use trilith_core::rollout::{Drain, Failure, Own, Seen, Target};
 use trilith_core::set::{self, Fallback, LEVEL, Release, State, Step, Version};
 use trilith_core::slots::{Content, Image, Slots};
-use trilith_core::status::{NodeStatus, Status, fingerprint};
+use trilith_core::status::{BackendStatus, NodeStatus, Status, fingerprint};
 use trilith_core::time::Time;
 use trilith_raft::Replica;
 
@@ -157,7 +157,7 @@ impl World {
             .iter()
             .map(|node| (node.name.clone(), seen(&node.name, &self.name, status.as_ref())))
             .collect();
-        self.own.ails = ails(status.as_ref(), &self.name);
+        self.own.ails = ails(status.as_ref(), &self.name, &self.record.silent);
         self.status.send_replace(status);
         self.judge_document();
         self.adopt_document(state);
@@ -238,6 +238,13 @@ impl World {
         }
     }
 
+    /// The services that do not answer on this node now.
+    pub fn silent(&self) -> BTreeSet<String> {
+        let status = self.status.borrow();
+        let down = status.iter().flat_map(|status| silent_instances(status, &self.name));
+        down.map(|backend| backend.service.clone()).collect()
+    }
+
     async fn ask_peers(&mut self, state: &State, replica: &Replica, me: NodeId) {
         // What its HAProxy had before the rollout is no matter of a service's version, nor of a way back.
         let new = |rollout: &set::Rollout| rollout.back.is_none() && !matches!(rollout.kind, set::Kind::Service { .. });
@@ -252,6 +259,7 @@ impl World {
                 version: status.version.clone(),
                 fingerprint: fingerprint(self.settings.fingerprint),
                 haproxy_problem: status.haproxy_problem.clone().filter(|_| matters),
+                silent: self.record.silent.clone(),
             });
         let Some(claim) = claim else { return };
         let peers =
@@ -303,22 +311,28 @@ fn seen(name: &str, me: &str, status: Option<&Status>) -> Seen {
     Seen { heard: node.heard, unfit: unfit(node), drained: node.drained, vips }
 }
 
-/// Why this node would serve badly with the document in force. What its HAProxy finds says nothing of a document that it has refused:
-/// it goes on with the one of before.
-fn ails(status: Option<&Status>, me: &str) -> Option<String> {
+/// Why this node would serve badly with the document in force, services that were silent `before` aside. What its HAProxy finds says
+/// nothing of a document that it has refused: it goes on with the one of before.
+pub fn ails(status: Option<&Status>, me: &str, before: &BTreeSet<String>) -> Option<String> {
     let Some(status) = status else { return Some(SILENT.to_owned()) };
     let refused = status.haproxy_problem.as_ref();
     let refused = refused.map(|why| format!("its HAProxy does not run what the document asks for: {why}"));
-    refused.or_else(|| silent(status, me, |_| true))
+    refused.or_else(|| silent(status, me, |service| !before.contains(service)))
 }
 
 /// The first of these services that does not answer on this node, as its own HAProxy finds with the document in force.
 pub fn silent(status: &Status, me: &str, of: impl Fn(&str) -> bool) -> Option<String> {
-    let Some(flows) = &status.flows else { return Some("its HAProxy does not tell of its services".to_owned()) };
-    let answers = |state: &str| state.starts_with("UP") || state.starts_with("DRAIN");
-    let mut own = flows.backends.iter().filter(|backend| backend.node == me && of(&backend.service));
-    let silent = own.find(|backend| !answers(&backend.state))?;
+    if status.flows.is_none() {
+        return Some("its HAProxy does not tell of its services".to_owned());
+    }
+    let silent = silent_instances(status, me).find(|backend| of(&backend.service))?;
     Some(format!("service {} does not answer on this node ({})", silent.service, silent.state))
+}
+
+fn silent_instances<'a>(status: &'a Status, me: &'a str) -> impl Iterator<Item = &'a BackendStatus> {
+    let answers = |state: &str| state.starts_with("UP") || state.starts_with("DRAIN");
+    let all = status.flows.iter().flat_map(|flows| &flows.backends);
+    all.filter(move |backend| backend.node == me && !answers(&backend.state))
 }
 
 /// Why a node is not fit. One that is drained serves nobody anyway, and its HAProxy may have ended on purpose.
@@ -369,13 +383,13 @@ mod tests {
     #[test]
     fn a_document_that_haproxy_does_not_run_comes_first_whatever_the_one_of_before_finds() {
         let mut status = full();
-        assert_eq!(ails(Some(&status), "a"), None);
+        assert_eq!(ails(Some(&status), "a", &BTreeSet::new()), None);
         status.haproxy_problem = Some("no certificate".to_owned());
         let refused = "its HAProxy does not run what the document asks for: no certificate";
-        assert_eq!(ails(Some(&status), "a").unwrap(), refused, "although all services answer");
+        assert_eq!(ails(Some(&status), "a", &BTreeSet::new()).unwrap(), refused, "although all services answer");
         status.flows = None;
-        assert_eq!(ails(Some(&status), "a").unwrap(), refused, "which all else follows from");
-        assert_eq!(ails(None, "a").unwrap(), "its supervisor does not answer");
+        assert_eq!(ails(Some(&status), "a", &BTreeSet::new()).unwrap(), refused, "which all else follows from");
+        assert_eq!(ails(None, "a", &BTreeSet::new()).unwrap(), "its supervisor does not answer");
     }
 
     #[test]

@@ -166,6 +166,13 @@ fn inside() {
         let Event::Done { result: Err(why), .. } = done else { panic!("{done:?}") };
         assert!(why.contains("absent.service not found"), "{why}");
 
+        // A program that runs as a unit of its own, twice under one name, and one that fails.
+        for _ in 0..2 {
+            run_program("test-program.service", &["/usr/bin/test", "-d", "/run"], testing::PATIENCE).await.unwrap();
+            let failed = run_program("test-program.service", &["/usr/bin/test", "-f", "/run"], testing::PATIENCE).await;
+            assert_eq!(failed, Err("test-program.service: failed; the node's logs say more".to_owned()));
+        }
+
         // The bus is killed, with the answer to that: all states are told anew, and commands are carried out again.
         handle.commands.send(Command::Restart(BUS)).await.unwrap();
         let began = Instant::now();

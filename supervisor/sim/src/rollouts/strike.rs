@@ -33,10 +33,10 @@ impl World {
             Fault::Elect => self.log.leader = None,
             Fault::Jobs(node, count) => self.machines[node].failing = count,
             Fault::Wipe(node) => self.wipe(node),
+            // After that nothing goes wrong any more.
+            Fault::Lose(..) if self.now >= self.plan.heal => {}
             Fault::Lose(node, long) if self.lose(node) => self.dark(node, long),
-            // It waits for its moment.
-            Fault::Lose(..) if self.now < self.plan.heal => self.after(5 * S, Event::Fault(fault_number)),
-            Fault::Lose(..) => {}
+            Fault::Lose(..) => self.after(5 * S, Event::Fault(fault_number)),
         }
     }
 

@@ -256,7 +256,7 @@ fn settled_in_fault(lab: &Lab, row: &Row, fault_ns: u64, steady: &Steady, arp: &
                 let (live, answering) = (steady.live(), arp.live().owners.len());
                 let served = live.current_gap_ms < SERVED_MS;
                 // A frozen container's kernel still answers; it is the fence that ends this, and not while it is frozen.
-                let single = answering == 1 || !row.lasts.is_zero();
+                let single = answering == 1 || lab.nodes.iter().any(|node| node.cgroup().is_frozen());
                 if served && single && now >= fault_ns + row.lasts.as_nanos() as u64 {
                     return Ok(Owner { name: owners.swap_remove(0), agree_ms: ms_between(fault_ns, disagreed_ns) });
                 }

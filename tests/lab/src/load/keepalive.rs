@@ -2,6 +2,9 @@
 //!
 //! A server may end a kept connection politely at any time: it says `Connection: close` in an answer, or closes while
 //! nothing is asked. Neither loses anything, and the client connects again. Whatever else ends a connection is a failure.
+//!
+//! Or TCP clients whose words come back. Between them and their service nobody can announce an end, so on a connection that has
+//! carried an echo its end (FIN) is polite whenever it comes, and what was on its way is no failure. A reset is one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
@@ -30,6 +33,8 @@ pub struct KeepAliveOptions {
     pub connections: usize,
     /// Absolute path, such as `/`.
     pub path: String,
+    /// Sends a few bytes and expects them back, instead of asking for `path`.
+    pub echo: bool,
     /// Pause between an answer and the next request on the same connection; zero asks again at once.
     pub pause: Duration,
     /// Time allowed for connecting, and for an answer.
@@ -44,6 +49,7 @@ impl KeepAliveOptions {
             target,
             connections: 50,
             path: "/".to_owned(),
+            echo: false,
             pause: Duration::from_millis(50),
             timeout: Duration::from_secs(2),
         }
@@ -217,6 +223,8 @@ struct Client {
     state: State,
     stream: Option<TcpStream>,
     answer: Vec<u8>,
+    /// This connection has had an answer.
+    answered: bool,
     /// When its state changes by itself: connect, ask, or time out.
     due_ns: u64,
 }
@@ -233,7 +241,7 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     fn new(options: &KeepAliveOptions, poller: Poller, shared: Arc<Mutex<Record>>) -> Runner<'_> {
-        let request = http::request(options.target, &options.path, false);
+        let request = if options.echo { ECHO.to_vec() } else { http::request(options.target, &options.path, false) };
         let (start, count) = (now_ns(), options.connections as u64);
         let spread_ns = (options.pause.as_nanos() as u64).max(NS_PER_MS);
         let clients: Vec<Client> = (0..count)
@@ -241,6 +249,7 @@ impl Runner<'_> {
                 state: State::Closed,
                 stream: None,
                 answer: Vec::new(),
+                answered: false,
                 due_ns: start + spread_ns * i / count,
             })
             .collect();
@@ -318,12 +327,13 @@ impl Runner<'_> {
             Ok(0) => Err(Failure::Eof),
             Ok(count) => {
                 client.answer.extend_from_slice(&buffer[..count]);
-                http::head(&client.answer)
+                if self.options.echo { echoed(&client.answer) } else { http::head(&client.answer) }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
             Err(error) => Err(Failure::from(&error)),
         };
         match (&client.state, outcome) {
+            (_, Err(Failure::Eof)) if self.options.echo && client.answered => self.polite_close(index),
             (State::Asked { .. }, Err(failure)) => self.failed(index, Happening::RequestFailed(failure)),
             (_, Err(Failure::Eof)) => self.polite_close(index),
             (_, Err(failure)) => self.failed(index, Happening::IdleReset(failure)),
@@ -341,6 +351,7 @@ impl Runner<'_> {
         let client = &mut self.clients[index];
         let name = http::node(&client.answer[head.len..]);
         client.answer.clear();
+        client.answered = true;
         let mut record = lock(&self.shared);
         let happening = match head.status {
             200 => Happening::Answered { took_us, node: name.and_then(|name| record.nodes.index(&name)) },
@@ -369,8 +380,9 @@ impl Runner<'_> {
     }
 
     fn close(&mut self, index: usize, again_after: Duration) {
-        self.clients[index].stream = None;
-        self.clients[index].answer.clear();
+        let client = &mut self.clients[index];
+        (client.stream, client.answered) = (None, false);
+        client.answer.clear();
         self.enter(index, State::Closed, again_after);
     }
 
@@ -383,5 +395,12 @@ impl Runner<'_> {
     }
 }
 
+/// What was sent, as if it were the head of an answer without a body; `None` while it has not all come back.
+fn echoed(answer: &[u8]) -> Result<Option<http::Head>, Failure> {
+    let whole = http::Head { status: 200, len: ECHO.len(), body_len: 0, close: false };
+    if ECHO.starts_with(answer) { Ok((answer == ECHO).then_some(whole)) } else { Err(Failure::BadAnswer) }
+}
+
+const ECHO: &[u8] = b"are you still there?\n";
 const RECONNECT_AFTER: Duration = Duration::from_millis(20);
 const MAX_HAPPENINGS: usize = 2_000_000;

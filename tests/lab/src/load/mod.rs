@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`Established`] | does a long-lived TCP connection break, and how long does it stall? |
 //! | [`Steady`] | how long can nobody open a new connection? |
-//! | [`KeepAlive`] | does an HTTP/1.1 client on a kept connection see an error? |
+//! | [`KeepAlive`] | does an HTTP/1.1 client on a kept connection see an error, or a TCP client another end than a polite one? |
 //! | [`Streams`] | does an HTTP/2 client see an error? |
 //! | [`Transfers`] | does a large download stall, break or come short? |
 //! | [`ArpWatch`] | who claims the VIP, and how many answer for it at once? |

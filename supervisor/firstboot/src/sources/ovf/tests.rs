@@ -364,6 +364,16 @@ fn names_of_other_languages_are_refused_where_only_dns_names_can_be() {
 }
 
 #[test]
+fn documents_that_are_not_encoded_as_they_should_be_are_refused() {
+    let damaged = encoding::to_base64(&[0x1f, 0x8b, 8, 0]);
+    for value in ["dGltZXpvbmU6IFVUQwo", "I2Nsb3VkLWNvbmZpZwo!", &damaged] {
+        assert!(with("network-config", value).network_is_wrong, "{value}");
+        faults("network-config", value);
+        faults("user-data", value);
+    }
+}
+
+#[test]
 fn sixty_four_kib_of_text_are_refused_in_a_few_words_or_taken_whole() {
     let long = "x".repeat(64 * 1024);
     let shown = format!("\"{}…\"", "x".repeat(60));

@@ -114,6 +114,30 @@ fn a_reboot_is_done_after_y_and_after_nothing_else() {
 }
 
 #[test]
+fn the_answers_are_taken_anew_after_y_and_after_nothing_else() {
+    let mut app = open();
+    for other in [KeyCode::Enter, KeyCode::Char('n'), KeyCode::Esc, KeyCode::Char('a')] {
+        assert_eq!(press(&mut app, KeyCode::Char('a')), None);
+        assert!(matches!(app.page, Page::Confirm(_)));
+        assert_eq!((press(&mut app, other), &app.page), (None, &Page::Menu(0)));
+    }
+    press(&mut app, KeyCode::Char('a'));
+    assert_eq!(press(&mut app, KeyCode::Char('y')), Some(Effect::Order(Request::Reset)));
+    assert_eq!(app.page, Page::Busy("take the first-boot answers anew".to_owned()));
+}
+
+#[test]
+fn every_item_of_the_menu_is_reached_by_its_key_and_by_the_arrows() {
+    for (place, (key, item)) in Item::ALL.into_iter().enumerate() {
+        let (mut typed, mut walked) = (open(), open());
+        let effect = press(&mut typed, KeyCode::Char(key));
+        let keys = [vec![KeyCode::Down; place], vec![KeyCode::Enter]].concat();
+        assert_eq!((pressed(&mut walked, &keys), &walked.page), (effect, &typed.page), "{item:?}");
+        assert_ne!(typed.page, Page::Menu(0), "{item:?}");
+    }
+}
+
+#[test]
 fn a_vip_is_chosen_then_its_node_then_confirmed() {
     let mut app = open();
     let request = Request::VipMove { vip: "public6".to_owned(), node: "c".to_owned() };
@@ -132,6 +156,10 @@ fn without_a_supervisor_only_what_needs_none_is_offered() {
     }
     press(&mut app, KeyCode::Char('8'));
     assert!(matches!(press(&mut app, KeyCode::Char('y')), Some(Effect::Order(Request::Power { .. }))));
+    app.take(Outcome::Said { good: false, text: "refused".to_owned() }, Instant::now());
+    press(&mut app, KeyCode::Esc);
+    press(&mut app, KeyCode::Char('a'));
+    assert_eq!(press(&mut app, KeyCode::Char('y')), Some(Effect::Order(Request::Reset)));
 }
 
 #[test]

@@ -189,6 +189,13 @@ fn what_a_reboot_brings_about_is_told_before() {
 }
 
 #[test]
+fn what_new_answers_bring_about_is_told_before() {
+    let mut app = open();
+    press(&mut app, KeyCode::Char('a'));
+    must_look_like("confirm-reset.txt", &mut app);
+}
+
+#[test]
 fn the_network_page_says_where_its_settings_come_from() {
     let mut app = open();
     press(&mut app, KeyCode::Char('2'));
@@ -217,7 +224,7 @@ fn logs_begin_at_their_end_and_control_characters_do_nothing() {
 
 #[test]
 fn a_poor_terminal_gets_neither_colours_nor_anything_but_ascii() {
-    for keys in ["", "1", "2", "3", "6", "7", "8"] {
+    for keys in ["", "1", "2", "3", "6", "7", "8", "a"] {
         let mut app = open();
         typed(&mut app, keys);
         let (text, buffer) = shown(&mut app, POOR, 80, 24);
@@ -229,7 +236,7 @@ fn a_poor_terminal_gets_neither_colours_nor_anything_but_ascii() {
 #[test]
 fn every_page_can_be_drawn_at_every_size() {
     for (width, height) in [(1, 1), (10, 3), (39, 24), (40, 10), (41, 50), (132, 43), (300, 100)] {
-        for keys in ["", "1", "2", "3", "4", "5", "6", "7", "8"] {
+        for keys in ["", "1", "2", "3", "4", "5", "6", "7", "8", "a"] {
             let (mut app, mut front) = (open(), locked());
             typed(&mut app, keys);
             shown(&mut app, FULL, width, height);

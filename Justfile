@@ -15,11 +15,12 @@ default:
 setup:
     @image/setup
 
-# Format, lints, licences, unit tests, short simulation: before every commit, under 3 minutes warm.
+# Format, lints, licences, unit tests, each fuzz target over its seeds, short simulation: before every commit, under 3 minutes warm.
 check *env: setup licences
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- --deny warnings
     env {{ env }} cargo test --workspace --quiet
+    cargo test --quiet --manifest-path fuzz/Cargo.toml --target-dir target --lib
     cargo build --release --quiet --workspace --bin trilith-sim
     {{ sim }} 2000
 
@@ -64,7 +65,7 @@ sim *args:
     @{{ sim }} "$@"
 
 # Three virtual machines: up | down | status | console NODE | ssh NODE [CMD…] | client [CMD…] | power-cut NODE | power-on NODE |
-# pause NODE [SECONDS] | resume NODE | test [NAME…] | upgrade [VERSION…] | bad-upgrades [WAY…] | power-cuts [N] | packed [FORMAT…]. The last line of the latter four is one JSON object.
+# pause NODE [SECONDS] | resume NODE | test [NAME…] | upgrade [VERSION…] | bad-upgrades [WAY…] | power-cuts [N] | packed [FORMAT…]. The last line of the latter five is one JSON object.
 [doc('Three virtual machines: up | down | status | console NODE | ssh NODE | power-cut NODE | pause NODE [SECONDS] | test | upgrade | …')]
 trio *args: setup
     @case "${1:-}" in up | test | upgrade | bad-upgrades | power-cuts | packed) {{ just_executable() }} binaries ;; *) [ -x {{ trio }} ] || {{ just_executable() }} binaries ;; esac

@@ -6,7 +6,7 @@ use trilith_firstboot::encoding::MAX_DOCUMENT;
 use trilith_firstboot::sources::{Content, guestinfo, smbios};
 use trilith_firstboot::take::take;
 
-/// In the input their values stand in this order, with a zero byte between two of them.
+/// In the input their values stand in this order, with a zero byte between two of them; `?` is a failure.
 const NAMES: [&str; 5] = [
     "guestinfo.metadata",
     "guestinfo.metadata.encoding",
@@ -17,9 +17,9 @@ const NAMES: [&str; 5] = [
 
 fuzz_target!(|bytes: &[u8]| {
     let values: Vec<&[u8]> = bytes.split(|byte| *byte == 0).collect();
-    let ask = |name: &str| {
-        let place = NAMES.iter().position(|known| *known == name)?;
-        values.get(place).map(|value| value.to_vec())
+    let ask = |name: &str| match NAMES.iter().position(|known| *known == name).and_then(|place| values.get(place)) {
+        Some(&b"?") => Err("can't be asked for".to_owned()),
+        value => Ok(value.map(|value| value.to_vec())),
     };
     let mut problems = Vec::new();
     if let Some(documents) = guestinfo::documents(ask, &mut problems) {

@@ -97,6 +97,27 @@ impl Store {
         sync(&self.root)
     }
 
+    /// Bytes of a bundle that there is room for. What has never become whole is a part of it, or makes way.
+    ///
+    /// # Errors
+    /// The disk cannot be looked at.
+    pub fn room(&self) -> Result<u64, Failure> {
+        Ok((free(&self.root)? + self.half_done()?).saturating_sub(SPARE))
+    }
+
+    /// Bytes of what has never become whole.
+    fn half_done(&self) -> Result<u64, Failure> {
+        let mut bytes = 0;
+        for release in self.unfinished()? {
+            let path = self.partial(&release);
+            let unread = || Failure::file("read", &path);
+            for entry in fs::read_dir(&path).map_err(unread())? {
+                bytes += entry.and_then(|entry| entry.metadata()).map_err(unread())?.blocks() * 512;
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Begins to take a bundle in, or goes on where it was left. Nothing when it is there already.
     ///
     /// # Errors
@@ -167,9 +188,7 @@ impl Partial {
         let present = |name: &str| fs::metadata(self.part(name)).map_or(0, |meta| meta.blocks() * 512);
         let needed =
             self.manifest.needed().map(|part| part.size.saturating_sub(present(&part.name))).sum::<u64>() + SPARE;
-        let disk = nix::sys::statvfs::statvfs(&self.path)
-            .map_err(|error| Failure::file("looked at", &self.path)(error.into()))?;
-        let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+        let free = free(&self.path)?;
         if free < needed { Err(Failure::NoSpace { needed, free }) } else { Ok(()) }
     }
 
@@ -192,6 +211,11 @@ impl Partial {
         fs::rename(&self.path, &whole).map_err(Failure::file("renamed", &self.path))?;
         sync(&self.store.root)
     }
+}
+
+fn free(path: &Path) -> Result<u64, Failure> {
+    let disk = nix::sys::statvfs::statvfs(path).map_err(|error| Failure::file("looked at", path)(error.into()))?;
+    Ok(disk.blocks_available() as u64 * disk.fragment_size() as u64)
 }
 
 fn sync(path: &Path) -> Result<(), Failure> {
@@ -219,6 +243,13 @@ mod tests {
         }
         let whole = store.path(&Release::system(Version::new(0, 0, 3)));
         fs::create_dir(&whole).unwrap();
+        assert_eq!(store.half_done().unwrap(), 0);
+        for (directory, size) in [(store.partial(&left), 9000), (store.partial(&taken), 5000), (whole.clone(), 7000)] {
+            let mut file = File::create(directory.join(MANIFEST)).unwrap();
+            file.write_all(&vec![1; size]).and_then(|()| file.sync_all()).unwrap();
+        }
+        let blocks = |release| fs::metadata(store.partial(release).join(MANIFEST)).unwrap().blocks() * 512;
+        assert_eq!(store.half_done().unwrap(), blocks(&left) + blocks(&taken), "that would be room");
         let held = File::open(store.partial(&taken)).unwrap();
         let _held = Flock::lock(held, FlockArg::LockExclusiveNonblock).unwrap();
         store.sweep().unwrap();

@@ -121,7 +121,8 @@ pub struct Own {
     pub job: Job,
     /// The peers that say they see this node serve with what it runs now.
     pub seen_by: BTreeSet<String>,
-    /// Why it would serve badly, by what its own HAProxy finds: a service that does not answer here. A drain is no such reason.
+    /// Why it would serve badly, by what its own HAProxy finds: a service that does not answer here, but did before its turn. A drain is
+    /// no such reason.
     pub ails: Option<String>,
 }
 

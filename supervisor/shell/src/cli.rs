@@ -243,6 +243,8 @@ enum NodeCommand {
     ///
     /// The answers are those of the disk, the guestinfo or the OVF environment that the machine has then. They replace this
     /// node's set, secret, names, accounts and network. If there are none, or they are wrong, those in force stay.
+    ///
+    /// While no supervisor runs, as on a node without a set, it takes root: the menu of the console in front of the machine has it.
     #[command(after_long_help = examples(&[("trilith node reset --yes", "Without a question.")]))]
     Reset {
         /// Do not ask.
@@ -370,7 +372,7 @@ fn carry_out(socket: PathBuf, command: Command) -> Exit {
         Command::ServiceImage { name } => service::lay(&name),
         Command::Node(NodeCommand::Replace(NodeArgs { node })) => upgrade::replace(node),
         Command::Node(NodeCommand::Recover) => upgrade::recover(),
-        Command::Node(NodeCommand::Reset { yes }) if yes || firstboot::confirmed() => order(Request::Reset, false),
+        Command::Node(NodeCommand::Reset { yes }) if yes || firstboot::confirmed() => reset(&socket),
         Command::Node(NodeCommand::Reset { .. }) => {
             fail(Exit::Failed, "nothing was changed; give --yes to do it without a question")
         }
@@ -438,6 +440,22 @@ fn give(socket: &Path, request: Request, json: bool) -> Exit {
     let answer = order(socket, request);
     let (exit, result, text) = judge(&answer);
     report(exit, result, text, json)
+}
+
+fn reset(socket: &Path) -> Exit {
+    let answer = order(socket, Request::Reset).map_err(with_a_way_to_reset);
+    let (exit, result, text) = judge(&answer);
+    report(exit, result, text, false)
+}
+
+/// Nobody but a supervisor lends an operator root's rights, and a node without a set has none.
+fn with_a_way_to_reset(unanswered: Unanswered) -> Unanswered {
+    match unanswered {
+        Unanswered::NotRunning(why) => Unanswered::NotRunning(format!(
+            "{why}; while none runs only root may: log in on the machine's console and choose \"Take the first-boot answers anew\""
+        )),
+        other => other,
+    }
 }
 
 fn order_power(socket: &Path, deed: Power, PowerArgs { node, force, json }: PowerArgs) -> Exit {
@@ -589,5 +607,13 @@ mod tests {
         assert_eq!(code(Err(Unanswered::NotRunning(text()))), 4);
         assert_eq!(code(Err(Unanswered::TimedOut(text()))), 5);
         assert_eq!(code(Err(Unanswered::Broken(text()))), 1);
+    }
+
+    #[test]
+    fn who_cannot_reset_for_want_of_a_supervisor_is_told_of_the_console() {
+        let told = |unanswered: fn(String) -> Unanswered| with_a_way_to_reset(unanswered("x".to_owned())).to_string();
+        let way = told(Unanswered::NotRunning);
+        assert!(way.starts_with("x; ") && way.contains("on the machine's console"), "{way}");
+        assert_eq!((told(Unanswered::TimedOut), told(Unanswered::Broken)), ("x".to_owned(), "x".to_owned()));
     }
 }

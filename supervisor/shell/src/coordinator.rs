@@ -34,6 +34,7 @@ use crate::control::MAX_CONNECTIONS;
 use crate::{disk, notices, notify, paths};
 
 mod deeds;
+mod drain;
 mod life;
 mod peers;
 mod record;
@@ -93,7 +94,7 @@ async fn work(config: PathBuf, node: Option<String>, life: &mut Life) -> Result<
     let mut deeds = Deeds::new(replica.clone(), settings.clone(), me, config);
     let (asked_tx, mut asked) = mpsc::channel(MAX_CONNECTIONS);
     server::start(paths::COORDINATOR_SOCKET.as_ref(), asked_tx)?;
-    tokio::spawn(peers::serve(inbound, world.status()));
+    tokio::spawn(peers::serve(inbound));
     let mut agent = Agent::new(&name, Planted::default());
     let (mut states, mut health) = (replica.state(), replica.health());
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -218,7 +218,7 @@ fn boot_disk() -> Result<PathBuf> {
 /// The state partition on this disk, and whether it was there. When the table has lost it or leaves room behind it,
 /// systemd-repart mends that.
 fn partition_on(disk: &Path) -> Result<(PathBuf, bool)> {
-    let found = find(disk)?;
+    let (found, before) = (find(disk)?, partitions(disk)?);
     if found.is_none() || room_behind(disk)? >= WORTH_GROWING {
         let name = disk.file_name().context("a disk has a name")?;
         let mut repart = Command::new(REPART);
@@ -231,27 +231,36 @@ fn partition_on(disk: &Path) -> Result<(PathBuf, bool)> {
             Ok(()) => {}
         }
     }
-    let Some(name) = find(disk)? else { bail!("no partition {LABEL} on {}", disk.display()) };
+    // The kernel learns the name of one that has just been made only when it reads the table anew.
+    let made = || Ok::<_, anyhow::Error>(partitions(disk)?.into_iter().find(|name| !before.contains(name)));
+    let Some(name) = find(disk)?.map_or_else(made, |name| Ok(Some(name)))? else {
+        bail!("no partition {LABEL} on {}", disk.display())
+    };
     Ok((Path::new("/dev").join(name), found.is_some()))
+}
+
+/// The names of the partitions on a disk.
+fn partitions(disk: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(disk).with_context(|| disk.display().to_string())?.flatten();
+    let partitions = entries.filter(|entry| entry.path().join("partition").exists());
+    Ok(partitions.filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }
 
 /// The name of the partition with the label, as the kernel read it from the table.
 fn find(disk: &Path) -> Result<Option<String>> {
-    for entry in fs::read_dir(disk).with_context(|| disk.display().to_string())?.flatten() {
-        let uevent = fs::read_to_string(entry.path().join("uevent")).unwrap_or_default();
-        if uevent.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(LABEL)) {
-            return Ok(entry.file_name().into_string().ok());
-        }
-    }
-    Ok(None)
+    let is_it = |name: &String| {
+        let uevent = fs::read_to_string(disk.join(name).join("uevent")).unwrap_or_default();
+        uevent.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(LABEL))
+    };
+    Ok(partitions(disk)?.into_iter().find(is_it))
 }
 
 /// Bytes between the end of the last partition and the end of the disk.
 fn room_behind(disk: &Path) -> Result<u64> {
     let mut end = 0;
-    for entry in fs::read_dir(disk)?.flatten().map(|entry| entry.path()).filter(|path| path.join("partition").exists())
-    {
-        end = end.max(sysfs_number(&entry.join("start"))? + sysfs_number(&entry.join("size"))?);
+    for partition in partitions(disk)? {
+        let partition = disk.join(partition);
+        end = end.max(sysfs_number(&partition.join("start"))? + sysfs_number(&partition.join("size"))?);
     }
     Ok(sysfs_number(&disk.join("size"))?.saturating_sub(end) * SECTOR)
 }

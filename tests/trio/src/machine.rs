@@ -10,6 +10,7 @@
 //! | `answers.iso` | first-boot data; no CD-ROM when it is missing |
 //! | `serial`, `serial.log` | its serial port as a socket, and all that it ever said there |
 //! | `qmp` | QEMU's control socket |
+//! | `agent` | the channel of the guest's agent, on virtio hardware |
 //! | `process`, `qemu.log` | which process runs it, and what QEMU itself said |
 
 use std::fs::{self, File};
@@ -86,9 +87,21 @@ impl Machine {
             fs::copy(&uki, self.file("trilith.efi")).with_context(|| format!("cannot copy {}", uki.display()))?;
         }
         match self.plan.firmware {
-            Firmware::Open => Ok(()),
+            Firmware::Open | Firmware::Setup => Ok(()),
             Firmware::Secure => self.enrol_keys(),
         }
+    }
+
+    /// Alters its disk while it is off: `change` gets the path of a raw image of it.
+    ///
+    /// # Errors
+    /// When `change` or a conversion fails.
+    pub fn alter_disk(&self, change: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let raw = self.file("disk.raw");
+        tools::run(&self.home, "qemu-img", &["convert", "-O", "raw", "disk.qcow2", "disk.raw"])?;
+        change(&raw)?;
+        tools::run(&self.home, "qemu-img", &["convert", "-O", "qcow2", "disk.raw", "disk.qcow2"])?;
+        fs::remove_file(&raw).with_context(|| format!("cannot remove {}", raw.display()))
     }
 
     /// Switches it on and returns when QEMU has taken it over. Its serial log goes on where it ended.
@@ -137,6 +150,17 @@ impl Machine {
         wait_until(&what, SHUTDOWN_DEADLINE, off).with_context(|| self.last_words())
     }
 
+    /// Has the guest's agent shut it down, as `virsh shutdown --mode agent` does, and waits until it has.
+    ///
+    /// # Errors
+    /// As [`Machine::power_off`].
+    pub fn power_off_by_agent(&self) -> Result<Duration> {
+        // Only a refusal is answered. What the guest has not read yet would be lost with the connection.
+        let _channel = qmp::tell_agent(&self.file("agent"), "guest-shutdown", json!({}))?;
+        let what = format!("machine {} shut down by its agent", self.name());
+        wait_until(&what, SHUTDOWN_DEADLINE, || !self.is_on()).with_context(|| self.last_words())
+    }
+
     /// Stops it and its clock: afterwards the guest sees no time that has passed (a hypervisor that stuns a VM).
     pub fn pause(&self) -> Result<()> {
         self.qmp("stop", json!({})).map(drop)
@@ -160,6 +184,16 @@ impl Machine {
     /// Runs a command of QEMU's.
     pub fn qmp(&self, command: &str, arguments: Value) -> Result<Value> {
         qmp::execute(&self.file("qmp"), command, arguments).with_context(|| format!("machine {}", self.name()))
+    }
+
+    /// Runs a command of the guest's agent.
+    pub fn agent(&self, command: &str, arguments: Value) -> Result<Value> {
+        qmp::ask_agent(&self.file("agent"), command, arguments).with_context(|| format!("machine {}", self.name()))
+    }
+
+    /// Presses a key on its keyboard, by QEMU's name of it.
+    pub fn press(&self, key: &str) -> Result<()> {
+        self.qmp("send-key", json!({ "keys": [{ "type": "qcode", "data": key }] })).map(drop)
     }
 
     /// What it is doing.
@@ -220,7 +254,7 @@ impl Machine {
 
     fn arguments(&self) -> Vec<String> {
         let plan = &self.plan;
-        let secure = plan.firmware == Firmware::Secure;
+        let secure = plan.firmware != Firmware::Open;
         let machine = if secure { "q35,smm=on" } else { "q35,smm=off" };
         let code = if secure { SECURE_CODE } else { OPEN_CODE };
         let mut line = vec![
@@ -260,6 +294,10 @@ impl Machine {
         if self.file(CD_ROM).exists() {
             line.push(format!("-drive if=none,id=answers,media=cdrom,format=raw,readonly=on,file={CD_ROM}"));
             line.push("-device ide-cd,drive=answers,bus=ide.1".to_owned());
+        }
+        if plan.hardware == Hardware::Virtio {
+            line.push("-chardev socket,id=agent,path=agent,server=on,wait=off -device virtio-serial-pci".to_owned());
+            line.push("-device virtserialport,chardev=agent,name=org.qemu.guest_agent.0".to_owned());
         }
         line.iter().flat_map(|part| part.split(' ')).map(str::to_owned).collect()
     }

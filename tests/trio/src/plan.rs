@@ -48,6 +48,8 @@ pub enum Addressing {
 pub enum Firmware {
     /// Anything boots.
     Open,
+    /// Secure Boot without keys: what boots may enrol them, and anything does until then.
+    Setup,
     /// Secure Boot, with the keys enrolled that signed the image.
     Secure,
 }

@@ -1,4 +1,5 @@
-//! The QEMU Machine Protocol (docs/interop/qmp-spec of QEMU): one command on one connection, with a bounded wait.
+//! The QEMU Machine Protocol (docs/interop/qmp-spec of QEMU), and what the guest's agent makes of it (docs/interop/qemu-ga): one command
+//! on one connection, with a bounded wait.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -16,10 +17,34 @@ pub fn execute(socket: &Path, command: &str, arguments: Value) -> Result<Value> 
     talk(socket, command, arguments).with_context(|| format!("QMP {command} at {}", socket.display()))
 }
 
-fn talk(socket: &Path, command: &str, arguments: Value) -> Result<Value> {
+/// Runs one command at the guest's agent whose channel is `socket`, and returns what it returns.
+///
+/// # Errors
+/// As [`execute`].
+pub fn ask_agent(socket: &Path, command: &str, arguments: Value) -> Result<Value> {
+    let stream = tell_agent(socket, command, arguments)?;
+    returned(&mut BufReader::new(stream).lines()).with_context(|| format!("agent's {command} at {}", socket.display()))
+}
+
+/// [`ask_agent`] without waiting for the answer, for a command that has none; the connection to be kept until it is done.
+///
+/// # Errors
+/// When nobody listens there.
+pub fn tell_agent(socket: &Path, command: &str, arguments: Value) -> Result<UnixStream> {
+    let stream = connect(socket).with_context(|| format!("no agent at {}", socket.display()))?;
+    writeln!(&stream, "{}", json!({ "execute": command, "arguments": arguments }))?;
+    Ok(stream)
+}
+
+fn connect(socket: &Path) -> Result<UnixStream> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn talk(socket: &Path, command: &str, arguments: Value) -> Result<Value> {
+    let stream = connect(socket)?;
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let greeting = next(&mut lines)?;
     if greeting.get("QMP").is_none() {

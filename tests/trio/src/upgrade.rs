@@ -302,10 +302,10 @@ impl Load {
             SteadyOptions { netns: netns.clone(), rate: 5, timeout, prompt: PROMPT, ..SteadyOptions::new(target) };
         let downloads = TransfersOptions {
             netns: netns.clone(),
-            // One from each node's service at any time, of 20 s each.
+            // One from each node's service at any time, of 20 s each, the last half of which lies in the kernel of the node that carries it.
             transfers: 3,
-            bytes: 5 << 20,
-            bytes_per_s: 256 << 10,
+            bytes: 5 << 19,
+            bytes_per_s: 128 << 10,
             timeout,
             ..TransfersOptions::new(target)
         };

@@ -1,15 +1,21 @@
-//! One machine and its first boot: with little memory, and with its power cut at any moment. Needs root, the image and
-//! minutes: `./justw trio test`.
+//! One machine and its first boot: with little memory, with its power cut at any moment, and again when its state is gone. Needs
+//! root, the image and minutes: `./justw trio test`.
 
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use trilith_trio::boot::{Boot, boot};
+use anyhow::{Context, Result, ensure};
+use trilith_lab::wait::wait_until;
+use trilith_trio::boot::{BOOT_DEADLINE, Boot, boot};
+use trilith_trio::gpt::{Partition, partitions};
 use trilith_trio::plan::{Hardware, Plan, VIP};
+use trilith_trio::status::said;
+use trilith_trio::tools;
 use trilith_trio::trio::{self, Trio, say};
 
 #[test]
@@ -49,6 +55,52 @@ fn a_first_boot_that_loses_power_at_any_moment_is_finished_by_the_next() -> Resu
         assert_eq!(name.trim(), machine.name(), "it kept what it was told");
     }
     Ok(())
+}
+
+#[test]
+#[ignore = "needs root, the image and minutes"]
+fn a_state_partition_that_is_broken_or_lost_is_made_anew_and_the_console_says_so() -> Result<()> {
+    let plan = Plan { disk_mib: None, ..Plan::alone(trio::prepare()?)? };
+    let trio = Trio::make(&[plan])?;
+    boot(&trio, &trio.machines[0])?;
+    serves_anew(&trio, break_state, "no ext4 file system on")?;
+    serves_anew(&trio, lose_state, "the partition table had no trilith-state")
+}
+
+/// Damages the disk between two boots; `why` is what the second says of it.
+fn serves_anew(trio: &Trio, damage: impl FnOnce(&Path) -> Result<()>, why: &str) -> Result<()> {
+    let machine = &trio.machines[0];
+    machine.power_off()?;
+    machine.alter_disk(damage)?;
+    let from = machine.said_bytes();
+    let Boot { kernel_s, .. } = boot(trio, machine)?;
+    let name = trio.network.get(IpAddr::from(VIP), "/")?;
+    assert_eq!(name.trim(), machine.name(), "it takes its answers again");
+    let told = || machine.said_since(from).contains("State was broken and has been made anew");
+    wait_until("the console's word of it", BOOT_DEADLINE, told).with_context(|| machine.last_words())?;
+    let alarms = said(trio, machine)?["alarms"].to_string();
+    ensure!(alarms.contains(why), "no alarm says {why:?}: {alarms}");
+    say(&format!("serves {kernel_s:.1} s after the kernel's start, and says: {alarms}"));
+    Ok(())
+}
+
+/// Nothing of the file system is left, no copy of its superblock either.
+fn break_state(disk: &Path) -> Result<()> {
+    let (_, state) = state(disk)?;
+    let file = File::options().write(true).open(disk)?;
+    Ok(file.write_all_at(&vec![0xa5; state.bytes as usize], state.from)?)
+}
+
+fn lose_state(disk: &Path) -> Result<()> {
+    let home = disk.parent().context("a disk image lies in a directory")?;
+    let (number, _) = state(disk)?;
+    tools::run(home, "sfdisk", &["--quiet", "--delete", &disk.display().to_string(), &number.to_string()]).map(drop)
+}
+
+/// The state's partition with its number.
+fn state(disk: &Path) -> Result<(usize, Partition)> {
+    let mut numbered = (1..).zip(partitions(disk)?);
+    numbered.find(|(_, partition)| partition.label == "trilith-state").context("no partition trilith-state")
 }
 
 /// Ten random moments, as shares of the first boot.

@@ -10,10 +10,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use support::{SOON, Watch, with_trio};
 use trilith_lab::wait::wait_until;
 use trilith_trio::machine::{Machine, State};
-use trilith_trio::plan::Addressing;
+use trilith_trio::plan::{Addressing, Hardware};
 use trilith_trio::status::wait_fit;
 use trilith_trio::trio::{UP_DEADLINE, say};
 
@@ -75,6 +76,37 @@ fn a_shutdown_by_the_power_button_hands_the_vip_over() -> Result<()> {
         ensure!(seen.failed == 0, "{} new connections failed while it ended", seen.failed);
         assert_eq!(owner.state(), State::Off);
         owner.power_on()?;
+        trio.wait_serving(UP_DEADLINE).map(drop)
+    })
+}
+
+/// As a host of KVM asks: `virsh domifaddr --source agent`, `virsh shutdown --mode agent`.
+#[test]
+#[ignore = "needs root, the image and minutes"]
+fn a_guest_agent_tells_addresses_runs_nothing_and_shuts_down_in_order() -> Result<()> {
+    with_trio(|trio| {
+        let virtio = trio.machines.iter().find(|machine| machine.plan.hardware == Hardware::Virtio);
+        let machine = virtio.context("no machine with a guest agent's channel")?;
+        let answers = || machine.agent("guest-ping", json!({})).is_ok();
+        wait_until("an answer of the guest's agent", UP_DEADLINE, answers).with_context(|| machine.last_words())?;
+        let cards = machine.agent("guest-network-get-interfaces", json!({}))?;
+        let card = cards.as_array().into_iter().flatten().find(|card| card["hardware-address"] == machine.plan.mac());
+        let card = card.with_context(|| format!("no card {} among {cards}", machine.plan.mac()))?;
+        let mut addresses = card["ip-addresses"].as_array().into_iter().flatten();
+        let own = machine.plan.address().to_string();
+        ensure!(addresses.any(|address| address["ip-address"] == own), "no address {own} of {card}");
+        assert_eq!(machine.agent("guest-get-host-name", json!({}))?["host-name"], machine.name());
+        let run = machine.agent("guest-exec", json!({ "path": "/usr/bin/trilith" }));
+        let refusal = format!("{:#}", run.err().context("the host ran a program")?);
+        ensure!(refusal.contains("has been disabled"), "no refusal: {refusal}");
+        let watch = Watch::on(trio)?;
+        let from = machine.said_bytes();
+        let took = machine.power_off_by_agent()?;
+        say(&format!("{} shut down in {took:.1?}", machine.name()));
+        let seen = watch.finish("shutdown by the guest's agent");
+        ensure!(seen.failed == 0, "{} new connections failed while it ended", seen.failed);
+        ensure!(machine.said_since(from).contains("reboot: Power down"), "not in order: {}", machine.last_words());
+        machine.power_on()?;
         trio.wait_serving(UP_DEADLINE).map(drop)
     })
 }

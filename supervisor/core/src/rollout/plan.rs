@@ -1,5 +1,7 @@
 //! What a rollout would do, and what it waits for: in words, before anything is done.
 
+use std::collections::BTreeMap;
+
 use super::lead::open;
 use super::{Agent, LOST, RESTART_SETTLE, SETTLE, Seen, Sight};
 use crate::plant::Planted;
@@ -12,9 +14,11 @@ pub struct Plan {
     pub steps: Vec<String>,
     /// Why it should not be started now; empty when all is well. Each names its operands and what to do.
     pub objections: Vec<String>,
+    /// The nodes that have to fetch a bundle, and its bytes: whether there is room for it they know themselves.
+    pub fetched: BTreeMap<String, u64>,
 }
 
-/// What a start with these words would do. Nothing is changed.
+/// What a start with these words would do. Nothing is changed. Whether a bundle has expired is for whoever has a clock.
 pub fn plan(me: &str, sight: &Sight, goal: &Goal, options: &Options) -> Plan {
     let mut plan = Plan::default();
     let mut state = sight.state.clone();
@@ -25,13 +29,12 @@ pub fn plan(me: &str, sight: &Sight, goal: &Goal, options: &Options) -> Plan {
     plan.objections.extend(objections(sight, options));
     let Some(rollout) = state.rollout.filter(|rollout| rollout.token == "plan") else { return plan };
     if let Some(bundle) = rollout.kind.release().and_then(|release| sight.state.bundles.get(&release)) {
-        if bundle.expires.zip(sight.utc).is_some_and(|(end, utc)| end <= utc) {
-            plan.objections.push(format!("the bundle of {} has expired; make a new one", rollout.kind));
-        }
         if !bundle.held_by.iter().any(|node| sight.nodes.get(node).is_some_and(|seen| seen.heard)) {
             plan.objections
                 .push(format!("no node that is heard holds the bundle of {}; upload it again", rollout.kind));
         }
+        let lacks = rollout.nodes.iter().filter(|(node, part)| !part.new && !bundle.held_by.contains(*node));
+        plan.fetched = lacks.map(|(node, _)| (node.clone(), bundle.size)).collect();
         plan.steps.push(format!("all nodes fetch and check the bundle of {}: {} bytes", rollout.kind, bundle.size));
     }
     plan.steps.extend(turns(me, sight, &rollout));

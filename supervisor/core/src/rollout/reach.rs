@@ -41,6 +41,13 @@ impl Agent {
         Some((sick, sight.nodes.get(sick).map_or_else(|| "is not known".to_owned(), Seen::why)))
     }
 
+    /// Why this node must not restart into another system: that one would be blamed for what serves badly now. The preflight has
+    /// looked at it, but since then a window was waited for, or an operator.
+    pub(super) fn ailing<'a>(&self, sight: &Sight<'a>, rollout: &Rollout) -> Option<&'a String> {
+        let restarts = matches!(rollout.kind, Kind::System { .. }) && !mends(rollout);
+        sight.own.ails.as_ref().filter(|_| restarts)
+    }
+
     pub(super) fn others_serve(&self, sight: &Sight, node: &str) -> bool {
         self.idle(sight, node).is_none()
     }

@@ -226,6 +226,47 @@ fn the_coordinator_offers_turns_in_the_window_only_and_to_the_owner_last() {
 }
 
 #[test]
+fn what_has_come_between_the_start_and_the_hour_is_looked_at_again_before_anybody_leaves_service() {
+    let mut bench = Bench::new("a", Options { not_before: Some(3600), ..Options::default() });
+    (bench.leads, bench.utc) = (true, Some(0));
+    assert_eq!(bench.pass(60), [], "it is not the time yet");
+    bench.utc = Some(3600);
+    bench.seen("c").unfit = Some("no carrier".into());
+    assert_eq!(bench.pass(60), []);
+    assert_eq!(waits("a", &bench.sight()).as_deref(), Some("node c is unfit: no carrier"));
+    bench.ask(Ask::Pause { rollout: 1, why: Pause::Operator });
+    bench.ask(Ask::Resume { rollout: 1 });
+    assert_eq!(bench.pass(60), [], "an operator's word does not mend it");
+    bench.seen("c").unfit = None;
+    assert_eq!(bench.pass(1), [Act::Propose(Ask::Offer { rollout: 1, node: "b".into() })]);
+}
+
+#[test]
+fn a_node_that_serves_badly_before_its_turn_does_not_have_a_version_blamed_for_it() {
+    let ails = "its HAProxy does not run what the document asks for: no certificate";
+    let ailing = |options| {
+        let mut bench = Bench::new("a", options);
+        bench.turn("a", &[]);
+        bench.own.ails = Some(ails.into());
+        bench
+    };
+    let mut bench = ailing(Options::default());
+    assert_eq!(bench.pass(FLICKER.as_secs()), [], "it may be passing");
+    let why = Pause::GaveBack { node: "a".into(), reason: ails.into() };
+    assert_eq!(bench.pass(1), [Act::Propose(Ask::Pause { rollout: 1, why: why.clone() })]);
+    bench.ask(Ask::Pause { rollout: 1, why: why.clone() });
+    assert_eq!(bench.pass(1), []);
+    bench.ask(Ask::Resume { rollout: 1 });
+    bench.turn("a", &[]);
+    let said = bench.pass(FLICKER.as_secs() + 1);
+    assert_eq!(said, [Act::Propose(Ask::Pause { rollout: 1, why })], "nobody has mended it");
+    bench.own.ails = None;
+    assert!(goes(&bench.pass(1), Step::Draining));
+
+    assert!(goes(&ailing(Options { force: true, ..Options::default() }).pass(1), Step::Draining));
+}
+
+#[test]
 fn an_offer_is_taken_back_when_another_node_fails_before_it_is_taken() {
     let mut bench = Bench::new("a", Options::default());
     bench.leads = true;
@@ -362,6 +403,19 @@ fn a_bundle_that_has_just_come_in_is_not_taken_for_one_that_the_set_has_forgotte
     bench.own.bundles.insert(release.clone());
     assert_eq!(bench.pass(ORPHAN.as_secs()), []);
     assert_eq!(bench.pass(1), [Act::Discard(release)]);
+}
+
+#[test]
+fn a_bundle_needs_room_where_it_is_not_and_shall_be() {
+    let mut bench = Bench::idle("a");
+    let bundle = crate::set::Bundle { size: 7, held_by: ["a".into()].into(), ..Default::default() };
+    bench.ask(Ask::AddBundle {
+        release: Release::system(NEW),
+        bundle: crate::set::Bundle { manifest: "00".into(), ..bundle },
+    });
+    bench.state.nodes.get_mut("b").unwrap().running = NEW;
+    let plan = plan("a", &bench.sight(), &Goal::System { version: NEW }, &Options::default());
+    assert_eq!(plan.fetched, [("c".to_owned(), 7)].into());
 }
 
 #[test]

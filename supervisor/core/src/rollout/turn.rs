@@ -26,9 +26,13 @@ impl Agent {
         }
     }
 
-    fn take(&self, sight: &Sight, rollout: &Rollout) -> Option<Act> {
+    fn take(&mut self, sight: &Sight, rollout: &Rollout) -> Option<Act> {
         let may = rollout.hold == Hold::Going && sight.quorum && self.may_go(sight, rollout, &self.me);
-        may.then(|| self.go(rollout, Step::Draining))
+        match self.ailing(sight, rollout) {
+            _ if !may => None,
+            None => Some(self.go(rollout, Step::Draining)),
+            Some(why) => self.alarm.passed(self.stands.since(), FLICKER).then(|| self.cannot(rollout, why.clone())),
+        }
     }
 
     /// Serves with what it had before. One that is fit is back after [`TRIAL`] although nobody sees it serve: what ails it, such as a

@@ -248,6 +248,17 @@ pub enum Goal {
     },
 }
 
+impl Goal {
+    /// The release that it installs; a document is none.
+    pub fn release(&self) -> Option<Release> {
+        match self {
+            Goal::System { version } => Some(Release::system(*version)),
+            Goal::Service { name, version } => Some(Release::service(name, *version)),
+            Goal::Config { .. } => None,
+        }
+    }
+}
+
 /// What a request has led to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]

@@ -4,26 +4,47 @@
 //! The hypervisor is asked by `vmware-rpctool` of open-vm-tools, which the image has anyway. Speaking to the backdoor port here
 //! would save a process, and cost assembler, and an exception of the kernel's lockdown wherever VMware does not trap the port.
 
-use std::process::{Command, Stdio};
+use std::io;
+use std::process::{Command, Output, Stdio};
 
 use super::{Content, Document, Documents, ovf};
 use crate::encoding;
-use crate::finding::Findings;
+use crate::finding::{Findings, quoted};
 use crate::yaml::{Node, Scalar, Value};
 
-/// Asks the hypervisor this machine runs on. `None` when it has nothing to say, or is not there to be asked.
-pub fn ask(name: &str) -> Option<Vec<u8>> {
-    let tool = Command::new("vmware-rpctool").arg(format!("info-get {name}")).stdin(Stdio::null()).output().ok()?;
-    tool.status.success().then_some(tool.stdout)
+/// What a question comes to: nothing when there is no such value. An error says, as part of a sentence, why nobody knows whether
+/// there is one.
+pub type Answer = Result<Option<Vec<u8>>, String>;
+
+/// Asks the hypervisor this machine runs on.
+pub fn ask(name: &str) -> Answer {
+    answer(Command::new(TOOL).arg(format!("info-get {name}")).stdin(Stdio::null()).output())
+}
+
+/// What the tool's end means. That there is no such value ends it as everything else that fails; cloud-init, too, knows it by the words.
+fn answer(ended: io::Result<Output>) -> Answer {
+    let tool = ended.map_err(|error| format!("can't be asked for: {TOOL} can't be run: {error}"))?;
+    if tool.status.success() {
+        return Ok(Some(tool.stdout));
+    }
+    let said = String::from_utf8_lossy(&tool.stderr);
+    if said.lines().any(|line| line.trim() == "No value found") {
+        return Ok(None);
+    }
+    Err(format!("can't be asked for: {TOOL} ended with {} and said {}", tool.status, quoted(said.trim())))
 }
 
 /// The documents that the answers of `ask` make, and what is wrong with a source that gives none.
-pub fn documents(ask: impl Fn(&str) -> Option<Vec<u8>>, problems: &mut Vec<String>) -> Option<Documents> {
-    let get = |name: &str| document(name, &ask);
-    let (meta, user, vendor) = (get("guestinfo.metadata"), get("guestinfo.userdata"), get("guestinfo.vendordata"));
+pub fn documents(ask: impl Fn(&str) -> Answer, problems: &mut Vec<String>) -> Option<Documents> {
+    let (meta, user) = (document(META, &ask), document(USER, &ask));
+    if let (Err(wrong), Err(_)) = (&meta, &user) {
+        problems.push(format!("{META} {wrong}"));
+        return None;
+    }
+    let (meta, user, vendor) = (known(META, meta), known(USER, user), known(VENDOR, document(VENDOR, &ask)));
     if meta.is_none() && user.is_none() {
-        let environment = value("guestinfo.ovfEnv", &ask)?;
-        return match ovf::documents(&environment, "guestinfo.ovfEnv") {
+        let environment = value(ENVIRONMENT, &ask).map_err(|wrong| format!("{ENVIRONMENT} {wrong}"));
+        return match environment.and_then(|held| held.map_or(Ok(None), |xml| ovf::documents(&xml, ENVIRONMENT))) {
             Ok(documents) => documents,
             Err(wrong) => {
                 problems.push(wrong);
@@ -41,14 +62,19 @@ pub fn documents(ask: impl Fn(&str) -> Option<Vec<u8>>, problems: &mut Vec<Strin
 }
 
 /// A value; empty and `---`, by which cloud-init blots out what it has read, are none.
-fn value(name: &str, ask: &impl Fn(&str) -> Option<Vec<u8>>) -> Option<Vec<u8>> {
-    ask(name).filter(|value| !matches!(value.trim_ascii(), b"" | b"---"))
+fn value(name: &str, ask: &impl Fn(&str) -> Answer) -> Answer {
+    Ok(ask(name)?.filter(|value| !matches!(value.trim_ascii(), b"" | b"---")))
 }
 
-fn document(name: &str, ask: &impl Fn(&str) -> Option<Vec<u8>>) -> Option<Document> {
-    let bytes = value(name, ask)?;
-    let encoding = value(&format!("{name}.encoding"), ask).unwrap_or_default();
-    Some(decoded(name, bytes, &String::from_utf8_lossy(&encoding), &format!("{name}.encoding")))
+fn document(name: &str, ask: &impl Fn(&str) -> Answer) -> Result<Option<Document>, String> {
+    let Some(bytes) = value(name, ask)? else { return Ok(None) };
+    let encoding = value(&format!("{name}.encoding"), ask)?.unwrap_or_default();
+    Ok(Some(decoded(name, bytes, &String::from_utf8_lossy(&encoding), &format!("{name}.encoding"))))
+}
+
+/// A source that answers may have what it could not be asked for: that is a fault, and no document that is absent.
+fn known(name: &str, document: Result<Option<Document>, String>) -> Option<Document> {
+    document.unwrap_or_else(|wrong| Some(Document::unreadable(name, wrong, "boot again")))
 }
 
 /// A document; `key` is where the name of its encoding stands.
@@ -97,18 +123,50 @@ fn unwrapped(network: &Node) -> &Node {
     }
 }
 
+const TOOL: &str = "vmware-rpctool";
+const META: &str = "guestinfo.metadata";
+const USER: &str = "guestinfo.userdata";
+const VENDOR: &str = "guestinfo.vendordata";
+const ENVIRONMENT: &str = "guestinfo.ovfEnv";
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
 
     use super::*;
     use crate::take::take;
 
     fn from(values: &[(&str, &str)]) -> (Option<Documents>, Vec<String>) {
         let mut problems = Vec::new();
-        let ask =
-            |name: &str| values.iter().find(|(held, _)| *held == name).map(|(_, value)| value.as_bytes().to_vec());
+        let ask = |name: &str| match values.iter().find(|(held, _)| *held == name) {
+            Some((_, "(silent)")) => Err("can't be asked for: the tool died".to_owned()),
+            value => Ok(value.map(|(_, value)| value.as_bytes().to_vec())),
+        };
         (documents(ask, &mut problems), problems)
+    }
+
+    #[test]
+    fn only_the_hypervisors_word_that_there_is_no_value_is_no_value() {
+        let ended = |status: i32, said: &str| {
+            let (status, stderr) = (ExitStatus::from_raw(status), said.as_bytes().to_vec());
+            answer(Ok(Output { status, stdout: b"value\n".to_vec(), stderr }))
+        };
+        let failed = 1 << 8;
+        assert_eq!(ended(0, ""), Ok(Some(b"value\n".to_vec())));
+        assert_eq!(ended(failed, "No value found\n"), Ok(None));
+        assert_eq!(ended(failed, "a library warns\nNo value found\n"), Ok(None));
+        for (status, said, told) in [
+            (failed, "RpcOut: Unable to open the communication channel\n", "exit status: 1 and said \"RpcOut: Unable"),
+            (failed, "", "exit status: 1 and said \"\""),
+            (11, "", "signal: 11 (SIGSEGV) and said \"\""),
+        ] {
+            let wrong = ended(status, said).unwrap_err();
+            assert!(wrong.starts_with(&format!("can't be asked for: vmware-rpctool ended with {told}")), "{wrong}");
+        }
+        let absent = answer(Err(io::ErrorKind::NotFound.into())).unwrap_err();
+        assert_eq!(absent, "can't be asked for: vmware-rpctool can't be run: entity not found");
     }
 
     #[test]
@@ -151,7 +209,7 @@ mod tests {
         (taken.findings.faults.iter().map(ToString::to_string).collect(), taken.network_is_wrong)
     }
 
-    const META: &str = "local-hostname: a\nnetwork: {version: 2, ethernets: {eth0: {dhcp4: true}}}\n";
+    const META_DATA: &str = "local-hostname: a\nnetwork: {version: 2, ethernets: {eth0: {dhcp4: true}}}\n";
 
     #[test]
     fn user_data_that_is_not_encoded_as_it_says_is_a_fault_and_the_network_stands() {
@@ -163,20 +221,44 @@ mod tests {
         ] {
             let values = [("guestinfo.userdata", "!!"), ("guestinfo.userdata.encoding", encoding)];
             let fault = vec![format!("guestinfo.userdata: {wrong}; {mend}")];
-            assert_eq!(told(&[&values[..], &[("guestinfo.metadata", META)]].concat()), (fault.clone(), false));
+            assert_eq!(told(&[&values[..], &[("guestinfo.metadata", META_DATA)]].concat()), (fault.clone(), false));
             assert_eq!(told(&values), (fault, false), "alone");
         }
-        let vendor =
-            [("guestinfo.metadata", META), ("guestinfo.vendordata", "!!"), ("guestinfo.vendordata.encoding", "b64")];
+        let vendor = [
+            ("guestinfo.metadata", META_DATA),
+            ("guestinfo.vendordata", "!!"),
+            ("guestinfo.vendordata.encoding", "b64"),
+        ];
         assert_eq!(told(&vendor).0.len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_asked_for_is_a_fault_and_a_source_that_cannot_be_asked_at_all_is_told() {
+        let user = ("guestinfo.userdata", "#cloud-config\n");
+        let silent = [
+            ("guestinfo.metadata", true),
+            ("guestinfo.metadata.encoding", true),
+            ("guestinfo.userdata", false),
+            ("guestinfo.userdata.encoding", false),
+            ("guestinfo.vendordata", false),
+        ];
+        for (name, network_is_wrong) in silent {
+            let document = name.trim_end_matches(".encoding");
+            let fault = format!("{document}: can't be asked for: the tool died; boot again");
+            let values = [(name, "(silent)"), ("guestinfo.metadata", META_DATA), user];
+            assert_eq!(told(&values), (vec![fault], network_is_wrong), "{name}");
+        }
+        let told = |name: &str| (None, vec![format!("{name} can't be asked for: the tool died")]);
+        assert_eq!(from(&[(META, "(silent)"), (USER, "(silent)")]), told(META));
+        assert_eq!(from(&[(ENVIRONMENT, "(silent)")]), told(ENVIRONMENT));
     }
 
     #[test]
     fn meta_data_that_cannot_be_read_is_one_fault_and_no_network_is_made_up_for_it() {
         let user = ("guestinfo.userdata", "#cloud-config\n");
-        let encoded = encoding::to_base64(META.as_bytes());
+        let encoded = encoding::to_base64(META_DATA.as_bytes());
         for (meta, encoding, wrong) in [
-            (META, "base64", ": is no base64; encode it anew, or correct guestinfo.metadata.encoding"),
+            (META_DATA, "base64", ": is no base64; encode it anew, or correct guestinfo.metadata.encoding"),
             (&encoded, "", ":1: is \"bG9jYWw"),
             ("network: {version: 2", "", ":2: is no YAML"),
             ("- network", "", ":1: is a list, not a table"),
@@ -207,7 +289,7 @@ mod tests {
     #[test]
     fn metadata_that_is_packed_without_saying_so_has_its_network() {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        packed.write_all(META.as_bytes()).unwrap();
+        packed.write_all(META_DATA.as_bytes()).unwrap();
         let packed = encoding::to_base64(&packed.finish().unwrap());
         let (documents, _) = from(&[("guestinfo.metadata", &packed), ("guestinfo.metadata.encoding", "base64")]);
         let taken = take(&documents.unwrap());

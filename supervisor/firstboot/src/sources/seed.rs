@@ -6,6 +6,8 @@ use std::path::Path;
 
 use super::{Document, Documents, ovf};
 use crate::encoding::MAX_DOCUMENT;
+use crate::finding::Findings;
+use crate::yaml::Value;
 
 /// Reads a directory. `None` when it holds no answers in any form. A file that is there and can't be read is a fault of the answers.
 ///
@@ -28,9 +30,9 @@ pub fn read(directory: &Path, place: &str) -> io::Result<Option<Documents>> {
     if let Some(meta) = file("openstack/latest/meta_data.json") {
         return Ok(Some(Documents {
             source: format!("ConfigDrive on {place}"),
-            meta: vec![meta],
             user: file("openstack/latest/user_data").into_iter().collect(),
-            network: file("openstack/latest/network_data.json"),
+            network: file("openstack/latest/network_data.json").or_else(|| interfaces(&meta)),
+            meta: vec![meta],
         }));
     }
     // An ISO 9660 without longer names has the other one.
@@ -43,6 +45,20 @@ pub fn read(directory: &Path, place: &str) -> io::Result<Option<Documents>> {
         }
     }
     Ok(None)
+}
+
+/// The network as OpenStack gave it before `network_data.json`: in the format of Debian's interfaces(5), which is not read here. With
+/// that file nobody looks at it; without, it is the network that was asked for, and none is made up in its place.
+fn interfaces(meta: &Document) -> Option<Document> {
+    // What is wrong with the meta-data is told when it is read.
+    let Value::Map(entries) = meta.tree(&mut Findings::default())?.value else { return None };
+    let (_, pointer) = entries.iter().find(|(key, _)| key.text == "network_config")?;
+    if matches!(&pointer.value, Value::Scalar(scalar) if scalar.is_null()) {
+        return None;
+    }
+    let name = format!("{}: network_config", meta.name);
+    let wrong = "is in the format of Debian's /etc/network/interfaces, which is not read";
+    Some(Document::unreadable(&name, wrong, "give openstack/latest/network_data.json"))
 }
 
 /// A whole file, one byte more than a document may have at most; `None` when there is none.
@@ -100,6 +116,22 @@ mod tests {
                 let right = (taken.answers.hostname.is_some(), taken.answers.network.is_some());
                 assert_eq!((right, taken.network_is_wrong), ((place != 0, place != 2), place == 2), "{broken}");
             }
+        }
+    }
+
+    #[test]
+    fn a_config_drives_network_in_debians_format_is_a_fault_unless_there_is_one_that_can_be_read() {
+        let meta = |pointer: &str| format!("{{\"hostname\": \"a\", \"network_config\": {pointer}}}");
+        let (legacy, none) = (meta("{\"content_path\": \"/content/0000\"}"), meta("null"));
+        let name = "openstack/latest/meta_data.json";
+        let network = ("openstack/latest/network_data.json", "{\"links\": []}");
+        let told = taken("interfaces", &[(name, &legacy)], "");
+        let [fault] = &told.findings.faults[..] else { panic!("{:?}", told.findings) };
+        assert!(fault.to_string().starts_with(&format!("{name}: network_config: is in the format of")), "{fault}");
+        assert!(told.network_is_wrong && told.answers.hostname.as_deref() == Some("a"));
+        for files in [&[(name, legacy.as_str()), network][..], &[(name, &none)]] {
+            let told = taken("interfaces", files, "");
+            assert_eq!((told.findings.faults, told.network_is_wrong), (Vec::new(), false), "{files:?}");
         }
     }
 

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt};
-use trilith_bundle::{Source, inspect, transfer};
+use trilith_bundle::{Manifest, Source, inspect, transfer};
 use trilith_core::config;
 use trilith_core::set::{Ask, Goal, Kind, Options, Pause, Release, Reply, Rollout, State, Step, Window};
 
 use super::exit::Exit;
 use super::{Said, examples, examples_with_bundles, fail, print, rollback, times};
-use crate::coordinator::server::{Answer, Envelope, MAX_ANSWER, Request, Shown, VERSION};
+use crate::coordinator::server::{Answer, Envelope, MAX_ANSWER, Offered, Request, Shown, VERSION};
 use crate::{paths, slot};
 
 #[derive(Debug, Subcommand)]
@@ -33,7 +33,7 @@ pub enum UpgradeCommand {
         ("trilith upgrade start 1.5.0 --dry-run", "Only say what would happen."),
     ]))]
     Start {
-        /// A bundle's file, or the version of one that is in the set, or SERVICE@VERSION.
+        /// A bundle's file, or the version of one that is in the set, or SERVICE@VERSION. With --dry-run a file is not uploaded.
         bundle: String,
         #[command(flatten)]
         options: OptionArgs,
@@ -182,7 +182,7 @@ pub fn upgrade(command: UpgradeCommand) -> Exit {
             .and_then(|rollout| propose(Ask::Abort { rollout: rollout.id, reason: "an operator wants it".to_owned() })),
         UpgradeCommand::Rollback { options, follow } => show().and_then(|shown| {
             let version = rollback::target(&shown.state).map_err(|text| Fault { text, exit: Exit::Failed })?;
-            begin(Goal::System { version }, options.into(), follow)
+            begin(Goal::System { version }, options.into(), None, follow)
         }),
         UpgradeCommand::History { json } => history(json),
         UpgradeCommand::Remove { release } => propose(Ask::RemoveBundle { release }),
@@ -224,7 +224,7 @@ pub fn apply(file: &Path, confirm_within: Option<u32>, force: bool, follow: Foll
         }
         let goal = Goal::Config { base: good.version, text };
         let options = Options { confirm_within_s: confirm_within, force, ..Options::default() };
-        begin(goal, options, follow)
+        begin(goal, options, None, follow)
     };
     result().map_or_else(Fault::end, |()| Exit::Ok)
 }
@@ -255,28 +255,44 @@ pub(super) fn release(bundle: &str) -> Result<Release, Fault> {
     if let Ok(release) = bundle.parse() {
         return Ok(release);
     }
-    let source = Source::open(Path::new(bundle))?;
-    Ok(trilith_bundle::Manifest::parse(source.manifest()).map_err(trilith_bundle::Failure::Refused)?.release())
+    Ok(manifest(&Source::open(Path::new(bundle))?)?.release())
+}
+
+fn manifest(source: &Source) -> Result<Manifest, Fault> {
+    Ok(Manifest::parse(source.manifest()).map_err(trilith_bundle::Failure::Refused)?)
+}
+
+/// What the coordinator has to know of a bundle's file to say what would become of it. What is damaged in it shows here already.
+fn offer(file: &Path) -> Result<Offered, Fault> {
+    let source = Source::open(file)?;
+    source.check(&manifest(&source)?)?;
+    Ok(Offered { manifest: source.manifest().to_vec(), signature: source.signature().to_vec() })
 }
 
 fn start(bundle: &str, options: Options, follow: FollowArgs) -> Result<(), Fault> {
     let release = release(bundle)?;
-    if bundle.parse::<Release>().is_err() {
-        let taken = upload(Path::new(bundle), None)?;
-        if !follow.json {
-            done(taken)?;
+    let offered = match bundle.parse::<Release>() {
+        Ok(_) => None,
+        Err(_) if follow.dry_run => Some(offer(Path::new(bundle))?),
+        Err(_) => {
+            let taken = upload(Path::new(bundle), None)?;
+            if !follow.json {
+                done(taken)?;
+            }
+            None
         }
-    }
+    };
     let goal = match release {
         Release { service: None, version } => Goal::System { version },
         Release { service: Some(name), version } => Goal::Service { name, version },
     };
-    begin(goal, options, follow)
+    begin(goal, options, offered, follow)
 }
 
-fn begin(goal: Goal, options: Options, follow: FollowArgs) -> Result<(), Fault> {
-    let Answer::Planned { steps, objections } = ask(Request::Plan { goal: goal.clone(), options: options.clone() })?
-    else {
+/// `offered`: a bundle that the set is only asked about.
+fn begin(goal: Goal, options: Options, offered: Option<Offered>, follow: FollowArgs) -> Result<(), Fault> {
+    let asked = Request::Plan { goal: goal.clone(), options: options.clone(), bundle: offered };
+    let Answer::Planned { steps, objections } = ask(asked)? else {
         return Err(Fault::broken());
     };
     if follow.dry_run {
@@ -727,6 +743,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
+    use trilith_bundle::make;
+    use trilith_bundle::manifest::{SERVICE, SERVICE_BLOCKS};
     use trilith_core::set::{Hold, Phase, Turn};
 
     use super::*;
@@ -743,6 +761,28 @@ mod tests {
         };
         assert!(words(&shown(&["b", "c"])).contains("\nno coordinator answers on: b, c\n"));
         assert!(!words(&shown(&[])).contains("answers on"));
+    }
+
+    #[test]
+    fn of_a_bundle_that_is_only_asked_about_no_more_than_its_signed_manifest_is_sent() {
+        let manifest = include_str!("../coordinator/testdata/manifest.toml");
+        let folder = std::env::temp_dir().join(format!("trilith-offer-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (raw, list, file) = (folder.join("raw"), folder.join("list"), folder.join("bundle"));
+        let made = |content: &str| {
+            std::fs::write(&raw, content).unwrap();
+            let mut bytes = Vec::new();
+            let parts = [(SERVICE_BLOCKS, list.clone()), (SERVICE, raw.clone())];
+            make::write(&mut bytes, manifest.as_bytes(), b"signed", 0, &parts).unwrap();
+            std::fs::write(&file, bytes).unwrap();
+            offer(&file).map_err(|fault| fault.text)
+        };
+        std::fs::write(&raw, "portal\n").unwrap();
+        std::fs::write(&list, make::list_of_blocks(&raw).unwrap()).unwrap();
+        let offered = made("portal\n").unwrap();
+        assert_eq!((offered.manifest, offered.signature), (manifest.into(), b"signed".into()));
+        assert!(made("portal!").unwrap_err().starts_with("corrupted: service.raw"), "it is found here already");
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
@@ -19,7 +18,7 @@ use trilith_raft::{Health, ProposeError, Replica};
 
 use super::record::Record;
 use super::sight::World;
-use super::{peers, server, service};
+use super::{drain, peers, server, service};
 use crate::control::client::ask;
 use crate::control::{self, Response, successors};
 use crate::slot::{self, Deed};
@@ -28,12 +27,8 @@ use crate::{disk, haproxy, paths, systemd};
 
 /// How long a deed on the slots may take: writing and reading back a system on a slow disk.
 const SLOT_PATIENCE: Duration = Duration::from_secs(600);
-/// How often a HAProxy that is ending is looked at: systemd tells of units that change, but not whether a message was lost.
-const LOOK: Duration = Duration::from_millis(200);
 /// The machine may take so long to end all that runs there: systemd kills what does not end within 90 s.
 const RESTARTS: Duration = Duration::from_secs(300);
-/// How long a HAProxy may take to end once its deadline has come.
-const CUT: Duration = Duration::from_secs(10);
 
 /// What is under way.
 pub struct Deeds {
@@ -242,12 +237,12 @@ impl Deeds {
                             return Ok(());
                         }
                         // What the others' HAProxies have under way here would end with the services, too.
-                        let quiet = service::quiet(&services, &replica, &settings, me, deadline);
+                        let quiet = drain::quiet(&services, &replica, &settings, me, deadline);
                         if matches!(kind, Some(Kind::Service { .. })) {
                             quiet.await;
                             return Ok(());
                         }
-                        tokio::join!(quiet, end_connections(deadline)).1
+                        tokio::join!(quiet, drain::end_connections(deadline)).1
                     });
                 }
             }
@@ -456,40 +451,6 @@ async fn give(order: control::Request) -> Result<(), String> {
         Response::Done { .. } | Response::Status(_) => Ok(()),
         Response::Refused { text } | Response::TimedOut { text } | Response::Invalid { text } => Err(text),
     }
-}
-
-/// Lets HAProxy end: it takes nothing new, tells those that are connected to go elsewhere, each in its protocol's words, and ends
-/// with the last of them. What is left at the deadline is closed. One that does not run has nothing to end.
-async fn end_connections(deadline: Duration) -> Result<(), String> {
-    let begun = Instant::now();
-    let (mut asked, mut cut, mut trouble) = (false, false, None);
-    loop {
-        let late = begun.elapsed() >= deadline;
-        let looked = match systemd::runs(paths::HAPROXY_UNIT).await {
-            Ok(false) => break,
-            Ok(true) if late && !cut => {
-                info!("connections are left after {} s: they are closed", deadline.as_secs());
-                systemd::signal(paths::HAPROXY_UNIT, Signal::SIGTERM).await.map(|()| cut = true)
-            }
-            Ok(true) if !late && !asked => {
-                systemd::signal(paths::HAPROXY_UNIT, Signal::SIGUSR1).await.map(|()| asked = true)
-            }
-            look => look.map(drop),
-        };
-        // It may end just now, and systemd may be busy.
-        trouble = looked.err().or(trouble);
-        if begun.elapsed() > deadline + CUT {
-            if !(asked || cut) {
-                // It is started again and again: nothing lives for long enough to be asked.
-                break;
-            }
-            let why = trouble.map_or_else(String::new, |trouble| format!(": {trouble}"));
-            return Err(format!("{} does not end{why}", paths::HAPROXY_UNIT));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    info!("all connections have ended after {} s", begun.elapsed().as_secs());
-    Ok(())
 }
 
 /// Restarts the machine. This process is ended with it: the deed is not done before that, or it would be begun again meanwhile.

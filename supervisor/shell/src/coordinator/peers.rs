@@ -6,15 +6,16 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, warn};
 use trilith_bundle::{Failure, Store, transfer};
 use trilith_core::config::NodeId;
 use trilith_core::set::Release;
 use trilith_core::status::Status;
 use trilith_raft::{Alpn, Inbound, Replica, Stream};
 
+use super::sight;
 use crate::paths;
 
 /// The first byte on a connection: a bundle is wanted.
@@ -46,21 +47,23 @@ pub struct Claim {
 pub struct Answer {
     /// It serves.
     pub serves: bool,
-    /// Connections of this node's HAProxy to the other's services.
-    #[serde(default)]
-    pub connections: BTreeMap<String, u64>,
+    /// Connections of this node's HAProxy to the other's services; none when it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<BTreeMap<String, u64>>,
     /// Why the node that answers serves badly itself.
     #[serde(default)]
     pub ails: Option<String>,
+    /// Bytes of a bundle that the node that answers has room for; none when it does not tell.
+    #[serde(default)]
+    pub room: Option<u64>,
 }
 
 /// Serves what peers ask, until the queue ends.
-pub async fn serve(mut inbound: mpsc::Receiver<Inbound>, status: watch::Receiver<Option<Status>>) {
+pub async fn serve(mut inbound: mpsc::Receiver<Inbound>) {
     while let Some(mut connection) = inbound.recv().await {
-        let status = status.clone();
         // The connection keeps its place among those that its peer may have until it ends.
         tokio::spawn(async move {
-            if let Err(error) = answer(&mut connection.stream, &connection.peer, &status).await {
+            if let Err(error) = answer(&mut connection.stream, &connection.peer, sight::status, room).await {
                 debug!("what node {} asked was not answered: {error}", connection.peer);
             }
         });
@@ -70,7 +73,8 @@ pub async fn serve(mut inbound: mpsc::Receiver<Inbound>, status: watch::Receiver
 async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     peer: &str,
-    status: &watch::Receiver<Option<Status>>,
+    status: impl AsyncFnOnce() -> Option<Status>,
+    room: impl FnOnce() -> Option<u64>,
 ) -> Result<(), Failure> {
     let io = |what: &'static str| move |error| Failure::Io { what: what.to_owned(), error };
     let kind = timeout(PATIENCE, stream.read_u8()).await.map_err(|late| io("no question")(late.into()))?;
@@ -88,9 +92,12 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
             let seen = |status: &Status| Answer {
                 serves: sees(status, peer, &about),
                 connections: connections(status, peer),
-                ails: super::sight::ails(Some(status), &status.node, &BTreeSet::new()),
+                ails: sight::ails(Some(status), &status.node, &BTreeSet::new()),
+                ..Answer::default()
             };
-            let answer = status.borrow().as_ref().map(seen).unwrap_or_default();
+            // As it is now: what was so a round ago may miss a connection that has been made since.
+            let silent = || Answer { ails: sight::ails(None, "", &BTreeSet::new()), ..Answer::default() };
+            let answer = Answer { room: room(), ..status().await.as_ref().map_or_else(silent, seen) };
             write(stream, &answer).await.map_err(io("the answer"))
         }
         other => Err(Failure::Protocol { what: format!("first byte {other}") }),
@@ -121,20 +128,27 @@ pub async fn is_seen_by(replica: &Replica, peer: NodeId, about: &Claim) -> bool 
     view(replica, peer, about).await.is_some_and(|answer| answer.serves)
 }
 
-/// Asks a peer for its HAProxy's connections to this node, by service; none when it does not answer.
-pub async fn connections_to_us(replica: &Replica, peer: NodeId) -> BTreeMap<String, u64> {
-    view(replica, peer, &Claim::default()).await.unwrap_or_default().connections
+/// Asks a peer for its HAProxy's connections to this node, by service; none when it does not answer, or cannot tell.
+pub async fn connections_to_us(replica: &Replica, peer: NodeId) -> Option<BTreeMap<String, u64>> {
+    view(replica, peer, &Claim::default()).await?.connections
 }
 
-/// Why a peer serves badly; none when it does not answer.
-pub async fn ails(replica: &Replica, peer: NodeId) -> Option<String> {
-    view(replica, peer, &Claim::default()).await?.ails
+/// Why a peer serves badly, and the bytes of a bundle that it has room for; none of either when it does not answer.
+pub async fn condition(replica: &Replica, peer: NodeId) -> (Option<String>, Option<u64>) {
+    let answer = view(replica, peer, &Claim::default()).await.unwrap_or_default();
+    (answer.ails, answer.room)
 }
 
-/// The connections of this status' HAProxy to a node, by service.
-pub fn connections(status: &Status, node: &str) -> BTreeMap<String, u64> {
-    let backends = status.flows.iter().flat_map(|flows| &flows.backends).filter(|backend| backend.node == node);
-    backends.map(|backend| (backend.service.clone(), backend.current)).collect()
+/// Bytes of a bundle that this node has room for; none when its disk does not tell.
+pub fn room() -> Option<u64> {
+    let room = Store::open(paths::BUNDLES.as_ref()).and_then(|store| store.room());
+    room.inspect_err(|error| warn!("whether there is room for a bundle: {error}")).ok()
+}
+
+/// The connections of this status' HAProxy to a node, by service; none when it does not tell.
+pub fn connections(status: &Status, node: &str) -> Option<BTreeMap<String, u64>> {
+    let backends = status.flows.as_ref()?.backends.iter().filter(|backend| backend.node == node);
+    Some(backends.map(|backend| (backend.service.clone(), backend.current)).collect())
 }
 
 async fn view(replica: &Replica, peer: NodeId, about: &Claim) -> Option<Answer> {
@@ -241,8 +255,7 @@ mod tests {
         let (mut near, mut far) = tokio::io::duplex(1 << 20);
         near.write_all(question).await.unwrap();
         near.shutdown().await.unwrap();
-        let (_keep, status) = watch::channel(status);
-        answer(&mut far, "b", &status).await.map_err(|error| error.to_string())?;
+        answer(&mut far, "b", async || status, || Some(7)).await.map_err(|error| error.to_string())?;
         Ok(read(&mut near).await.unwrap())
     }
 
@@ -252,12 +265,19 @@ mod tests {
         write(&mut question, &b()).await.unwrap();
         let seen = told(&question, Some(full())).await.unwrap();
         assert!(seen.serves);
-        assert_eq!(seen.connections, BTreeMap::from([("portal".to_owned(), 400)]));
-        assert_eq!(seen.ails, None);
+        assert_eq!(seen.connections.unwrap(), BTreeMap::from([("portal".to_owned(), 400)]));
+        assert_eq!((seen.ails, seen.room), (None, Some(7)));
+        let older: Answer = serde_json::from_str(r#"{"serves":true}"#).unwrap();
+        assert_eq!(older.room, None, "a version that does not tell");
         let mut ill = full();
         ill.haproxy_problem = Some("no certificate".to_owned());
         assert!(told(&question, Some(ill)).await.unwrap().ails.unwrap().ends_with("no certificate"));
-        assert!(!told(&question, None).await.unwrap().serves, "one that sees nothing vouches for nobody");
+        let blind = told(&question, None).await.unwrap();
+        assert!(!blind.serves, "one that sees nothing vouches for nobody");
+        assert_eq!((blind.connections, blind.ails.unwrap()), (None, "its supervisor does not answer".to_owned()));
+        assert_eq!(blind.room, Some(7));
+        let deaf = told(&question, Some(Status { flows: None, ..full() })).await.unwrap();
+        assert_eq!(deaf.connections, None, "its HAProxy does not tell");
         for length in 0..question.len() {
             told(&question[..length], Some(full())).await.unwrap_err();
         }

@@ -4,7 +4,7 @@
 //! one request. Only an upload goes on after the first answer: then the bundle's transfer follows ([`trilith_bundle::transfer`]),
 //! and a last answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,10 +17,11 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
-use trilith_bundle::{Context, Failure, Room, Store, Verified, transfer};
+use trilith_bundle::utc::Utc;
+use trilith_bundle::{Context, Failure, Keys, Refusal, Room, Store, Verified, transfer};
 use trilith_core::config::{NodeId, Settings};
-use trilith_core::rollout::{plan, waits};
-use trilith_core::set::{self, Ask, Bundle, Goal, Hold, Options, Phase, Reply, State};
+use trilith_core::rollout::{Plan, Sight, plan, waits};
+use trilith_core::set::{self, Ask, Bundle, Goal, Hold, Options, Phase, Release, Reply, State};
 use trilith_core::status::Status;
 use trilith_raft::{Health, ProposeError, Replica};
 
@@ -67,6 +68,9 @@ pub enum Request {
         goal: Goal,
         /// How.
         options: Options,
+        /// A bundle that would be uploaded for it first.
+        #[serde(default)]
+        bundle: Option<Offered>,
     },
     /// A bundle follows.
     Upload,
@@ -77,6 +81,15 @@ pub enum Request {
     },
     /// Most disks are lost: this node's state counts.
     Recover,
+}
+
+/// What is sent of a bundle that is only asked about: all that is judged before its blocks are moved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Offered {
+    /// The bytes of its manifest.
+    pub manifest: Vec<u8>,
+    /// The signature over them.
+    pub signature: Vec<u8>,
 }
 
 /// What is answered.
@@ -199,25 +212,28 @@ pub fn serve(
     let (replica, utc) = (deeds.replica.clone(), world.utc());
     let (name, state) = (deeds.name(), state.clone());
     let sight = super::sight_of(world, &state, health, health.leads);
+    let now = utc_or_now(world);
     let at_once = match &request {
-        Request::Show => Some(shown(&name, &state, health, waits(&name, &sight))),
-        Request::Plan { goal, options } => {
-            let plan = plan(&name, &sight, goal, options);
-            Some(Answer::Planned { steps: plan.steps, objections: plan.objections })
+        Request::Show => Some(Err(shown(&name, &state, health, waits(&name, &sight)))),
+        Request::Plan { goal, options, bundle } => {
+            let taken = |offered| taken(offered, &keys()?, &state, &name, now, utc);
+            let bundle = bundle.as_ref().map(taken).transpose().map_err(|failure| refused(&failure));
+            Some(bundle.and_then(|bundle| planned(&name, &sight, goal, options, bundle, now)))
         }
         _ => None,
     };
     // A document may be what mends a HAProxy, and a service's version does not concern it.
-    let restarts = matches!(&request, Request::Plan { goal: Goal::System { .. }, options } if !options.force);
+    let restarts = matches!(&request, Request::Plan { goal: Goal::System { .. }, options, .. } if !options.force);
     let (settings, me, status) = (deeds.settings.clone(), deeds.me, world.status());
-    let now = utc_or_now(world);
     async move {
         let answer = match (at_once, request) {
-            (Some(Answer::Planned { steps, mut objections }), _) if restarts => {
-                objections.extend(whoever_ails(&replica, &settings, me, &status).await);
+            (Some(Ok(Plan { steps, mut objections, fetched })), _) => {
+                if restarts || !fetched.is_empty() {
+                    objections.extend(whoever_objects(&replica, &settings, me, &status, restarts, &fetched).await);
+                }
                 Answer::Planned { steps, objections }
             }
-            (Some(answer), _) => answer,
+            (Some(Err(answer)), _) => answer,
             (None, Request::Propose(ask)) => propose(&replica, utc, ask).await,
             (None, Request::Replace { node }) => told(
                 replica.replace(&node).await,
@@ -242,23 +258,37 @@ pub fn serve(
     }
 }
 
-/// Nodes that serve badly already: what a HAProxy does not load now it would not start with either, and a version that is not to blame
-/// would be given up.
-async fn whoever_ails(
+/// Nodes that have no room for a bundle that is `fetched`, and, if it `restarts` them, those that serve badly already: what a HAProxy
+/// does not load now it would not start with either, and a version that is not to blame would be given up.
+async fn whoever_objects(
     replica: &Replica,
     settings: &Settings,
     me: NodeId,
     status: &watch::Receiver<Option<Status>>,
+    restarts: bool,
+    fetched: &BTreeMap<String, u64>,
 ) -> Vec<String> {
     let peers = (0..settings.nodes.len() as u8).map(NodeId).filter(|node| *node != me);
-    let asked = peers.map(|peer| async move { (peer, peers::ails(replica, peer).await) });
-    let mut problems = futures_util::future::join_all(asked).await;
-    problems.push((me, ails(status.borrow().as_ref(), settings.node_name(me), &BTreeSet::new())));
-    let told = |(node, problem): (NodeId, Option<String>)| {
+    let asked = peers.map(|peer| async move { (peer, peers::condition(replica, peer).await) });
+    let mut all = futures_util::future::join_all(asked).await;
+    let ails = ails(status.borrow().as_ref(), settings.node_name(me), &BTreeSet::new());
+    all.push((me, (ails, peers::room())));
+    let objections = |(node, (ails, room)): (NodeId, (Option<String>, Option<u64>))| {
         let name = settings.node_name(node);
-        Some(format!("on node {name}: {}; mend that first, or say --force", problem?))
+        let ails = ails.filter(|_| restarts);
+        let ails = ails.map(|why| format!("on node {name}: {why}; mend that first, or say --force"));
+        ails.into_iter().chain(cramped(name, room, fetched.get(name).copied()))
     };
-    problems.into_iter().filter_map(told).collect()
+    all.into_iter().flat_map(objections).collect()
+}
+
+/// That a node has less room than what it would fetch needs. One that does not tell how much it has finds out when it fetches.
+fn cramped(node: &str, room: Option<u64>, needed: Option<u64>) -> Option<String> {
+    let (room, needed) = room.zip(needed).filter(|(room, needed)| room < needed)?;
+    let (room, needed) = (room >> 20, needed.div_ceil(1 << 20));
+    Some(format!(
+        "node {node} has room for {room} MiB of a bundle that needs {needed} MiB; make room with: trilith upgrade remove VERSION"
+    ))
 }
 
 /// What about the rollout in progress, or the last one, needs an operator, with the command; nothing while all goes well.
@@ -307,6 +337,54 @@ async fn propose(replica: &Replica, utc: Option<u64>, ask: Ask) -> Answer {
     }
 }
 
+/// What an upload of this bundle would add to the catalogue.
+fn taken(
+    offered: &Offered,
+    keys: &Keys,
+    state: &State,
+    name: &str,
+    now: u64,
+    utc: Option<u64>,
+) -> Result<(Release, Bundle), Failure> {
+    let verified = Verified::open(&offered.manifest, &offered.signature, keys)?;
+    admit(&verified, state, now, utc)?;
+    Ok(entry(&verified, name))
+}
+
+/// What a start would do, with a `bundle` that would be uploaded for it first.
+fn planned(
+    name: &str,
+    sight: &Sight,
+    goal: &Goal,
+    options: &Options,
+    bundle: Option<(Release, Bundle)>,
+    now: u64,
+) -> Result<Plan, Answer> {
+    let mut state = sight.state.clone();
+    let mut upload = None;
+    if let Some((release, bundle)) = bundle {
+        let new = !state.bundles.contains_key(&release);
+        upload = new.then(|| (format!("the bundle of {release} is uploaded: {} bytes", bundle.size), bundle.size));
+        if let Err(refusal) = state.apply(&set::Request::new(OPERATOR, sight.utc, Ask::AddBundle { release, bundle })) {
+            return Err(Answer::Refused { text: refusal.to_string(), code: REFUSED });
+        }
+    }
+    let mut plan = plan(name, &Sight { state: &state, ..*sight }, goal, options);
+    let bundle = goal.release().and_then(|release| state.bundles.get(&release));
+    // What all have in their other slot was taken in time.
+    let has = |version| state.nodes.values().all(|node| node.running == version || node.other == Some(version));
+    let staged = matches!(goal, Goal::System { version } if has(*version));
+    let expired = bundle.and_then(|bundle| bundle.expires).filter(|expires| *expires <= now && !staged);
+    plan.objections.extend(expired.map(|expires| {
+        Refusal::Expired { expires: Utc(expires), now: Utc(now), synchronised: sight.utc.is_some() }.to_string()
+    }));
+    if let Some((step, size)) = upload {
+        plan.steps.insert(0, step);
+        plan.fetched.insert(name.to_owned(), size);
+    }
+    Ok(plan)
+}
+
 /// Takes a bundle in, and puts it into the set's catalogue.
 async fn upload(
     stream: &mut UnixStream,
@@ -318,20 +396,10 @@ async fn upload(
 ) -> Answer {
     let result = async {
         let store = Store::open(paths::BUNDLES.as_ref())?;
-        let keys = slot::keys().map_err(|error| Failure::Protocol { what: format!("{error:#}") })?;
-        let room = room();
+        let keys = keys()?;
         let admit = |verified: &Verified| {
+            admit(verified, state, now, utc)?;
             let manifest = verified.manifest();
-            let ban = state.bans.get(&manifest.release());
-            verified.admit(&Context {
-                product: PRODUCT,
-                running: slot::running_version(),
-                floor: if manifest.service.is_none() { state.floor } else { set::Version::default() },
-                banned: ban.map(|ban| ban.reason.as_str()),
-                room,
-                now: Some(now),
-                synchronised: utc.is_some(),
-            })?;
             let (release, id) = (manifest.release(), verified.id().to_string());
             let known = replica.state().borrow().bundles.get(&release).is_none_or(|known| known.manifest == id);
             // A build of before that the set does not know any more is in its way. (A service may run from there.)
@@ -350,20 +418,10 @@ async fn upload(
     };
     let (received, verified) = match result.await {
         Ok(both) => both,
-        Err(failure) => return Answer::Refused { text: failure.to_string(), code: failure.exit_code() },
-    };
-    let manifest = verified.manifest();
-    let bundle = Bundle {
-        manifest: verified.id().to_string(),
-        size: manifest.size(),
-        summary: manifest.summary(),
-        floor: manifest.floor,
-        minimum: manifest.min_version,
-        expires: manifest.expires.map(|utc| utc.0),
-        held_by: [name.to_owned()].into(),
+        Err(failure) => return refused(&failure),
     };
     info!("bundle {} came in: {} of {} bytes were moved", received.release, received.moved, received.size);
-    let release = received.release.clone();
+    let (release, bundle) = entry(&verified, name);
     match propose(replica, utc, Ask::AddBundle { release, bundle }).await {
         Answer::Done { reply, .. } => Answer::Done {
             text: format!(
@@ -381,6 +439,44 @@ async fn upload(
             refused
         }
     }
+}
+
+fn keys() -> Result<Keys, Failure> {
+    slot::keys().map_err(|error| Failure::Protocol { what: format!("{error:#}") })
+}
+
+fn refused(failure: &Failure) -> Answer {
+    Answer::Refused { text: failure.to_string(), code: failure.exit_code() }
+}
+
+/// Whether a bundle may come into the set by way of this node.
+fn admit(verified: &Verified, state: &State, now: u64, utc: Option<u64>) -> Result<(), Refusal> {
+    let manifest = verified.manifest();
+    let ban = state.bans.get(&manifest.release());
+    verified.admit(&Context {
+        product: PRODUCT,
+        running: slot::running_version(),
+        floor: if manifest.service.is_none() { state.floor } else { set::Version::default() },
+        banned: ban.map(|ban| ban.reason.as_str()),
+        room: room(),
+        now: Some(now),
+        synchronised: utc.is_some(),
+    })
+}
+
+/// What the catalogue says of a bundle that came in on this node.
+fn entry(verified: &Verified, name: &str) -> (Release, Bundle) {
+    let manifest = verified.manifest();
+    let bundle = Bundle {
+        manifest: verified.id().to_string(),
+        size: manifest.size(),
+        summary: manifest.summary(),
+        floor: manifest.floor,
+        minimum: manifest.min_version,
+        expires: manifest.expires.map(|utc| utc.0),
+        held_by: [name.to_owned()].into(),
+    };
+    (manifest.release(), bundle)
 }
 
 /// What the slots of this machine can take. Where there are none, nothing is refused for its size.
@@ -413,9 +509,101 @@ const TIMED_OUT: u8 = 5;
 
 #[cfg(test)]
 mod tests {
-    use trilith_core::set::{Kind, Pause, Rollout};
+    use trilith_core::rollout::{Own, Seen};
+    use trilith_core::set::{Kind, Node, Pause, Rollout, Version};
 
     use super::*;
+
+    const NEW: Version = Version::new(0, 2, 0);
+
+    /// What a set of three is told of a start of the new version, at second 100 by the clock of the node that is asked.
+    fn plans(state: &State, utc: Option<u64>, bundle: Option<Bundle>) -> Result<Plan, String> {
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let mut state = state.clone();
+        for name in &names {
+            let node = Node { running: Version::new(0, 1, 0), blessed: true, ..Node::default() };
+            state.nodes.entry(name.clone()).or_insert(node);
+        }
+        let nodes = names.map(|name| (name, Seen { heard: true, ..Seen::default() })).into();
+        let sight = Sight { state: &state, leads: true, quorum: true, utc, nodes: &nodes, own: &Own::default() };
+        let bundle = bundle.map(|bundle| (Release::system(NEW), bundle));
+        let plan = planned("a", &sight, &Goal::System { version: NEW }, &Options::default(), bundle, 100);
+        plan.map_err(|answer| if let Answer::Refused { text, .. } = answer { text } else { panic!("{answer:?}") })
+    }
+
+    fn bundle(manifest: &str) -> Bundle {
+        Bundle { manifest: manifest.to_owned(), size: 7, held_by: ["a".to_owned()].into(), ..Bundle::default() }
+    }
+
+    #[test]
+    fn a_bundle_that_is_only_asked_about_is_planned_for_as_if_it_were_uploaded() {
+        let mut state = State::default();
+        let Plan { objections, .. } = plans(&state, None, None).unwrap();
+        assert_eq!(objections, ["no bundle of 0.2.0 is in the set; upload it first"]);
+        let Plan { steps, objections, fetched } = plans(&state, None, Some(bundle("one"))).unwrap();
+        assert_eq!(objections, [""; 0]);
+        assert_eq!(steps[0], "the bundle of 0.2.0 is uploaded: 7 bytes");
+        assert_eq!(
+            (steps[1].as_str(), steps.len()),
+            ("all nodes fetch and check the bundle of system 0.2.0: 7 bytes", 5)
+        );
+        assert_eq!(fetched, ["a", "b", "c"].map(|name| (name.to_owned(), 7)).into());
+        state.bundles.insert(Release::system(NEW), bundle("one"));
+        let known = plans(&state, None, Some(bundle("one"))).unwrap();
+        assert_eq!((&known.steps[..], known.fetched.len()), (&steps[1..], 2), "it is in the set already");
+        assert!(plans(&state, None, Some(bundle("two"))).unwrap_err().starts_with("another bundle of 0.2.0 is in"));
+    }
+
+    #[test]
+    fn a_node_that_has_less_room_than_a_bundle_needs_is_named_with_both() {
+        let told =
+            "node b has room for 11 MiB of a bundle that needs 13 MiB; make room with: trilith upgrade remove VERSION";
+        assert_eq!(cramped("b", Some((12 << 20) - 1), Some((12 << 20) + 1)).unwrap(), told);
+        assert_eq!(cramped("b", Some(12 << 20), Some(12 << 20)), None);
+        assert_eq!(cramped("b", Some(0), None), None, "it has it");
+        assert_eq!(cramped("b", None, Some(1)), None, "it does not tell");
+    }
+
+    #[test]
+    fn a_bundle_expires_also_where_no_time_server_has_set_the_clock() {
+        let expiring = |expires, utc| {
+            let bundle = Bundle { expires: Some(expires), ..bundle("one") };
+            let state = State { bundles: [(Release::system(NEW), bundle)].into(), ..State::default() };
+            plans(&state, utc, None).unwrap().objections
+        };
+        assert_eq!(expiring(101, None), [""; 0]);
+        let unset =
+            "expired at 1970-01-01T00:01:40Z, by a clock that says 1970-01-01T00:01:40Z here and that no time server";
+        assert!(expiring(100, None)[0].starts_with(unset), "{:?}", expiring(100, None));
+        let set = "expired at 1970-01-01T00:01:40Z, and it is 1970-01-01T00:01:40Z here: get a newer bundle";
+        assert_eq!(expiring(100, Some(100)), [set]);
+
+        let mut state = State {
+            bundles: [(Release::system(NEW), Bundle { expires: Some(1), ..bundle("one") })].into(),
+            ..State::default()
+        };
+        for name in ["a", "b", "c"] {
+            assert_eq!(plans(&state, None, None).unwrap().objections.len(), 1, "node {name} would need the bundle");
+            let node = Node { running: Version::new(0, 3, 0), other: Some(NEW), blessed: true, ..Node::default() };
+            state.nodes.insert(name.to_owned(), node);
+        }
+        assert_eq!(plans(&state, None, None).unwrap().objections, [""; 0]);
+    }
+
+    #[test]
+    fn a_bundle_that_is_only_asked_about_is_judged_by_its_manifest() {
+        let (manifest, signature) =
+            (include_str!("testdata/manifest.toml"), include_str!("testdata/manifest.toml.minisig"));
+        let keys = Keys::parse(include_str!("testdata/bundle.pub")).unwrap();
+        let mut offered = Offered { manifest: manifest.into(), signature: signature.into() };
+        let end = 1_826_780_400;
+        let (release, bundle) = taken(&offered, &keys, &State::default(), "a", end - 1, None).unwrap();
+        assert_eq!((release.to_string().as_str(), bundle.size, bundle.expires), ("portal@2.0.0", 39, Some(end)));
+        let why = |offered: &Offered, now| taken(offered, &keys, &State::default(), "a", now, None).unwrap_err();
+        assert!(matches!(why(&offered, end), Failure::Refused(Refusal::Expired { synchronised: false, .. })));
+        offered.manifest.push(b'\n');
+        assert!(matches!(why(&offered, 0), Failure::Refused(Refusal::WrongSignature { .. })));
+    }
 
     fn concerned(change: impl Fn(&mut Rollout)) -> Option<String> {
         let mut rollout = Rollout {

@@ -6,17 +6,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
-use trilith_core::config::{NodeId, Settings};
+use tracing::warn;
+use trilith_core::config::Settings;
 use trilith_core::set::Version;
-use trilith_core::status::Status;
-use trilith_raft::Replica;
 
-use super::peers;
 use super::record::Record;
-use crate::control::client::ask;
-use crate::control::{Request, Response};
-use crate::{paths, service, systemd};
+use super::sight::status;
+use crate::{service, systemd};
 
 /// What is to be done for one service.
 #[derive(Clone, Debug)]
@@ -85,33 +81,6 @@ pub async fn mend(record: &Record, settings: &Settings, node: &str) {
     }
 }
 
-/// Waits until no HAProxy of the set has a connection to these services on this node, or until the deadline.
-pub async fn quiet(
-    services: &BTreeSet<String>,
-    replica: &Replica,
-    settings: &Settings,
-    me: NodeId,
-    deadline: Duration,
-) {
-    let begun = Instant::now();
-    let (mut looks, mut left) = (0, 0);
-    while looks < QUIET_LOOKS && begun.elapsed() < deadline {
-        tokio::time::sleep(LOOK).await;
-        let others = (0..settings.nodes.len() as u8).map(NodeId).filter(|node| *node != me);
-        let asked = others.map(|peer| peers::connections_to_us(replica, peer));
-        let mut all = futures_util::future::join_all(asked).await;
-        all.extend(status().await.map(|status| peers::connections(&status, settings.node_name(me))));
-        left = all.iter().flatten().filter(|(name, _)| services.contains(*name)).map(|(_, n)| n).sum::<u64>();
-        looks = if left == 0 { looks + 1 } else { 0 };
-    }
-    if left > 0 {
-        info!(
-            "{left} connections to services of this node are left after {} s: they end with those",
-            deadline.as_secs()
-        );
-    }
-}
-
 async fn put(order: &Order, version: Option<Version>) -> Result<(), String> {
     start(order, version).await?;
     answers(order, version).await
@@ -145,18 +114,8 @@ async fn answers(order: &Order, version: Option<Version>) -> Result<(), String> 
     }
 }
 
-async fn status() -> Option<Status> {
-    let answer = tokio::task::spawn_blocking(|| ask(paths::CONTROL_SOCKET.as_ref(), Request::Status)).await;
-    match answer {
-        Ok(Ok(Response::Status(status))) => Some(*status),
-        _ => None,
-    }
-}
-
 /// How often the world is looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// Looks in a row that find no connection: the first may come before all nodes know of the drain.
-const QUIET_LOOKS: u32 = 3;
 /// An image is read, checked and unpacked within so long.
 const UNPACKING: Duration = Duration::from_secs(60);
 /// A service must answer without a break for so long: longer than all HAProxies take to find one that does not.

@@ -146,19 +146,16 @@ impl World {
 
     /// Looks at everything.
     pub async fn look(&mut self, state: &State, replica: &Replica, me: NodeId) {
-        let answer = tokio::task::spawn_blocking(|| ask(paths::CONTROL_SOCKET.as_ref(), Request::Status)).await;
-        let status = match answer {
-            Ok(Ok(Response::Status(status))) => Some(*status),
-            _ => None,
-        };
+        let status = status().await;
         self.nodes = self
             .settings
             .nodes
             .iter()
             .map(|node| (node.name.clone(), seen(&node.name, &self.name, status.as_ref())))
             .collect();
-        self.own.ails = ails(status.as_ref(), &self.name, &self.record.silent);
         self.status.send_replace(status);
+        let step = state.rollout.as_ref().and_then(|rollout| rollout.step_of(&self.name));
+        self.own.ails = self.ails(step);
         self.judge_document();
         self.adopt_document(state);
         self.own.bundles = held(state);
@@ -166,7 +163,6 @@ impl World {
         self.own.trial = self.on_trial().then_some(Time::ZERO);
         let node = self.report(state.rollout.as_ref().is_some_and(|rollout| rollout.back.is_some()));
         self.own.node = set::Node { generation: self.own.node.generation, ..node };
-        let step = state.rollout.as_ref().and_then(|rollout| rollout.step_of(&self.name));
         let asks = self.own.trial.is_some() || matches!(step, Some(Step::Verifying | Step::Settling | Step::Returning));
         self.own.seen_by.clear();
         if asks {
@@ -238,6 +234,12 @@ impl World {
         }
     }
 
+    /// Why this node would serve badly. A service that does not answer before its turn says nothing of what the turn brings.
+    fn ails(&self, step: Option<Step>) -> Option<String> {
+        let before = if step == Some(Step::Offered) { self.silent() } else { self.record.silent.clone() };
+        ails(self.status.borrow().as_ref(), &self.name, &before)
+    }
+
     /// The services that do not answer on this node now.
     pub fn silent(&self) -> BTreeSet<String> {
         let status = self.status.borrow();
@@ -298,6 +300,15 @@ fn other_version(slots: &Slots, back: bool) -> Option<Version> {
             (back || !manifests.any(anew)).then_some(version)
         }
         None => manifests.find(|manifest| manifest.roothash == Some(root)).map(|manifest| manifest.version),
+    }
+}
+
+/// What the supervisor says now; none when it does not answer.
+pub async fn status() -> Option<Status> {
+    let answer = tokio::task::spawn_blocking(|| ask(paths::CONTROL_SOCKET.as_ref(), Request::Status)).await;
+    match answer {
+        Ok(Ok(Response::Status(status))) => Some(*status),
+        _ => None,
     }
 }
 
@@ -390,6 +401,20 @@ mod tests {
         status.flows = None;
         assert_eq!(ails(Some(&status), "a", &BTreeSet::new()).unwrap(), refused, "which all else follows from");
         assert_eq!(ails(None, "a", &BTreeSet::new()).unwrap(), "its supervisor does not answer");
+    }
+
+    #[test]
+    fn what_is_silent_before_a_turn_does_not_keep_a_node_from_taking_it_but_a_refused_document_does() {
+        let settings = Arc::new(crate::haproxy::testing::settings());
+        let world = World::new(&settings, "a", Path::new("/nowhere"), Record::default());
+        let mut status = full();
+        status.flows.as_mut().unwrap().backends[0].state = "DOWN".to_owned();
+        world.status.send_replace(Some(status.clone()));
+        assert_eq!(world.ails(Some(Step::Offered)), None);
+        assert!(world.ails(Some(Step::Verifying)).is_some(), "the turn has brought that");
+        status.haproxy_problem = Some("no certificate".to_owned());
+        world.status.send_replace(Some(status));
+        assert!(world.ails(Some(Step::Offered)).unwrap().ends_with("no certificate"));
     }
 
     #[test]

@@ -46,7 +46,8 @@ fn question(family: i32) -> Vec<u8> {
     message
 }
 
-fn counted(answer: &[u8]) -> Result<u64> {
+/// The count in an answer; a table that is not there has counted nothing.
+pub(super) fn counted(answer: &[u8]) -> Result<u64> {
     let number = |at: usize| answer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
     let answered = answer.get(LENGTH..LENGTH + 2).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
     if answered == Some(libc::NLMSG_ERROR as u16) {
@@ -54,7 +55,7 @@ fn counted(answer: &[u8]) -> Result<u64> {
         if error == -libc::ENOENT {
             return Ok(0);
         }
-        return Err(io::Error::from_raw_os_error(-error)).context("nfnetlink does not tell the counter");
+        return Err(io::Error::from_raw_os_error(error.wrapping_neg())).context("nfnetlink does not tell the counter");
     }
     if answered != Some(kind(libc::NFT_MSG_NEWOBJ)) {
         bail!("nfnetlink answers with a message of type {answered:?}");
@@ -142,11 +143,12 @@ mod tests {
     fn no_table_is_nothing_relayed_and_other_errors_are_told() {
         let error = |number: i32| {
             let mut answer = answer(libc::NLMSG_ERROR as u16, &[]);
-            answer[HEADER..].copy_from_slice(&(-number).to_ne_bytes());
+            answer[HEADER..].copy_from_slice(&number.wrapping_neg().to_ne_bytes());
             answer
         };
         assert_eq!(counted(&error(libc::ENOENT)).unwrap(), 0);
         assert!(format!("{:#}", counted(&error(libc::EPERM)).unwrap_err()).contains("not permitted"));
+        assert!(counted(&error(i32::MIN)).is_err());
         assert!(counted(&answer(0, &[])).is_err());
     }
 

@@ -223,6 +223,8 @@ pub struct Agent {
     stands: Since<Place>,
     /// Since when another node does not serve although it should.
     alone: Since<()>,
+    /// Since when this node serves badly.
+    ails: Since<()>,
     /// Since when this node is seen serving.
     seen: Since<()>,
     /// Since when a node is unfit that got a new document or service.
@@ -254,6 +256,7 @@ impl Agent {
             alarm: Alarm::default(),
             stands: Since::default(),
             alone: Since::default(),
+            ails: Since::default(),
             seen: Since::default(),
             sick: Since::default(),
             draining: Since::default(),
@@ -306,6 +309,7 @@ impl Agent {
         let out = rollout.turn.as_ref().filter(|turn| turn.step > Step::Offered);
         let alone = out.is_some_and(|turn| self.missed(sight, rollout, &turn.node).is_some());
         self.alone.hold(now, alone.then_some(()));
+        self.ails.hold(now, sight.own.ails.as_ref().map(drop));
         self.sick.hold(now, self.sick(sight, rollout).map(|(name, _)| name.to_owned()));
     }
 

@@ -443,19 +443,9 @@ fn give(socket: &Path, request: Request, json: bool) -> Exit {
 }
 
 fn reset(socket: &Path) -> Exit {
-    let answer = order(socket, Request::Reset).map_err(with_a_way_to_reset);
+    let answer = order(socket, Request::Reset).map_err(firstboot::with_a_way_to_reset);
     let (exit, result, text) = judge(&answer);
     report(exit, result, text, false)
-}
-
-/// Nobody but a supervisor lends an operator root's rights, and a node without a set has none.
-fn with_a_way_to_reset(unanswered: Unanswered) -> Unanswered {
-    match unanswered {
-        Unanswered::NotRunning(why) => Unanswered::NotRunning(format!(
-            "{why}; while none runs only root may: log in on the machine's console and choose \"Take the first-boot answers anew\""
-        )),
-        other => other,
-    }
 }
 
 fn order_power(socket: &Path, deed: Power, PowerArgs { node, force, json }: PowerArgs) -> Exit {
@@ -607,13 +597,5 @@ mod tests {
         assert_eq!(code(Err(Unanswered::NotRunning(text()))), 4);
         assert_eq!(code(Err(Unanswered::TimedOut(text()))), 5);
         assert_eq!(code(Err(Unanswered::Broken(text()))), 1);
-    }
-
-    #[test]
-    fn who_cannot_reset_for_want_of_a_supervisor_is_told_of_the_console() {
-        let told = |unanswered: fn(String) -> Unanswered| with_a_way_to_reset(unanswered("x".to_owned())).to_string();
-        let way = told(Unanswered::NotRunning);
-        assert!(way.starts_with("x; ") && way.contains("on the machine's console"), "{way}");
-        assert_eq!((told(Unanswered::TimedOut), told(Unanswered::Broken)), ("x".to_owned(), "x".to_owned()));
     }
 }

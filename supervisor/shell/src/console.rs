@@ -199,7 +199,7 @@ fn reset(socket: &Path) -> Result<Response, Unanswered> {
             let done = done.and_then(|runtime| runtime.block_on(firstboot::want_reset_by_unit()));
             Ok(done.map_or_else(Response::refused, Response::done))
         }
-        answer => answer,
+        answer => answer.map_err(firstboot::with_a_way_to_reset),
     }
 }
 

@@ -9,6 +9,7 @@ use trilith_firstboot::report::{Outcome, Report};
 use trilith_firstboot::run::{self, Options};
 use trilith_firstboot::store::Store;
 
+use crate::control::client::Unanswered;
 use crate::systemd;
 
 /// What the command line says.
@@ -73,6 +74,16 @@ pub async fn want_reset_by_unit() -> Result<String, String> {
     Ok(WANTED.to_owned())
 }
 
+/// Nobody but a supervisor lends an operator root's rights, and a node without a set has none.
+pub fn with_a_way_to_reset(unanswered: Unanswered) -> Unanswered {
+    match unanswered {
+        Unanswered::NotRunning(why) => Unanswered::NotRunning(format!(
+            "{why}; while none runs only root may: log in on the machine's console and choose \"Take the first-boot answers anew\""
+        )),
+        other => other,
+    }
+}
+
 fn check(findings: &Findings, json: bool) -> Ended {
     let text = if json {
         let value = serde_json::json!({ "faults": findings.faults, "warnings": findings.warnings });
@@ -127,3 +138,16 @@ const RESET: [&str; 4] = ["/usr/bin/trilith", "node", "reset", "--yes"];
 const RESET_UNIT: &str = "trilith-reset.service";
 /// Longer than the command waits for a supervisor that does not answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_reset_for_want_of_a_supervisor_is_told_of_the_console() {
+        let told = |unanswered: fn(String) -> Unanswered| with_a_way_to_reset(unanswered("x".to_owned())).to_string();
+        let way = told(Unanswered::NotRunning);
+        assert!(way.starts_with("x; ") && way.contains("on the machine's console"), "{way}");
+        assert_eq!((told(Unanswered::TimedOut), told(Unanswered::Broken)), ("x".to_owned(), "x".to_owned()));
+    }
+}

@@ -61,7 +61,7 @@ fn user_data(plan: &Plan, shared: &Shared) -> String {
     )
 }
 
-/// Where QEMU translates, a heartbeat every 45 ms leaves a guest no time for anything else.
+/// Where QEMU translates, a heartbeat every 40 ms leaves a guest no time for anything else.
 fn lease(accel: Accel) -> &'static str {
     match accel {
         Accel::Kvm => "",

@@ -7,8 +7,8 @@
 //! | `set.peer_port` | UDP and TCP port, 1 to 65535 | [`PEER_PORT`] |
 //! | `set.lone` | `"serve"`, `"release"` | `"serve"` |
 //! | `set.rebalance_after` | `"never"`, or `"1s"` to `"24h"` | `"never"` |
-//! | `set.lease.heartbeat` | `"10ms"` to `"1s"` | `"45ms"` |
-//! | `set.lease.min` | two heartbeats and a half at least | `"115ms"` |
+//! | `set.lease.heartbeat` | `"10ms"` to `"1s"` | `"40ms"` |
+//! | `set.lease.min` | two heartbeats and a half at least | `"100ms"` |
 //! | `set.lease.max` | `min` to `"10s"` | `"500ms"` |
 //! | `node.name` | DNS label, unique | required |
 //! | `node.address` | address, unique, one family for all nodes | required |
@@ -160,16 +160,16 @@ pub struct LeaseBounds {
 
 impl LeaseBounds {
     /// How many times longer everything may take that waits for a machine: 1 with the default `min`, more where an operator has
-    /// said by a longer one that the set's machines, or the network between them, are slow: one for each 100 ms.
+    /// said by a longer one that the set's machines, or the network between them, are slow.
     pub fn slowness(&self) -> u32 {
-        (self.min.as_millis() / 100).clamp(1, 100) as u32
+        (self.min.as_millis() / DEFAULT_LEASE.min.as_millis()).clamp(1, 100) as u32
     }
 }
 
 /// The leases where the document says nothing.
 pub const DEFAULT_LEASE: LeaseBounds = LeaseBounds {
-    heartbeat: Duration::from_millis(45),
-    min: Duration::from_millis(115),
+    heartbeat: Duration::from_millis(40),
+    min: Duration::from_millis(100),
     max: Duration::from_millis(500),
 };
 

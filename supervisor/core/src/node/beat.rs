@@ -52,8 +52,9 @@ impl Node {
             self.beat_due = now;
             self.following = true;
         } else {
-            // It has just beaten by itself: the next one goes with the leader's.
-            self.beat_due = now + longest(every);
+            // It has just beaten by itself: one of the next goes with the leader's, but none comes later than others expect.
+            let last = self.sent.back().map_or(now, |sent| sent.at);
+            self.beat_due = (last + longest(every)).max(now);
         }
     }
 

@@ -258,10 +258,17 @@ fn a_node_that_serves_badly_before_its_turn_does_not_have_a_version_blamed_for_i
     assert_eq!(bench.pass(1), []);
     bench.ask(Ask::Resume { rollout: 1 });
     bench.turn("a", &[]);
-    let said = bench.pass(FLICKER.as_secs() + 1);
-    assert_eq!(said, [Act::Propose(Ask::Pause { rollout: 1, why })], "nobody has mended it");
+    assert_eq!(bench.pass(1), [Act::Propose(Ask::Pause { rollout: 1, why })], "nobody has mended it");
     bench.own.ails = None;
     assert!(goes(&bench.pass(1), Step::Draining));
+
+    let mut bench = ailing(Options::default());
+    bench.own.ails = None;
+    bench.seen("c").unfit = Some("no carrier".into());
+    assert_eq!(bench.pass(FLICKER.as_secs() + 1), [], "it waits for another");
+    bench.seen("c").unfit = None;
+    bench.own.ails = Some(ails.into());
+    assert_eq!(bench.pass(1), [], "it ails only now");
 
     assert!(goes(&ailing(Options { force: true, ..Options::default() }).pass(1), Step::Draining));
 }

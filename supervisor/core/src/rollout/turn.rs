@@ -31,7 +31,7 @@ impl Agent {
         match self.ailing(sight, rollout) {
             _ if !may => None,
             None => Some(self.go(rollout, Step::Draining)),
-            Some(why) => self.alarm.passed(self.stands.since(), FLICKER).then(|| self.cannot(rollout, why.clone())),
+            Some(why) => self.alarm.passed(self.ails.since(), FLICKER).then(|| self.cannot(rollout, why.clone())),
         }
     }
 

@@ -50,8 +50,10 @@ pub fn read(directory: &Path, place: &str) -> io::Result<Option<Documents>> {
 /// The network as OpenStack gave it before `network_data.json`: in the format of Debian's interfaces(5), which is not read here. With
 /// that file nobody looks at it; without, it is the network that was asked for, and none is made up in its place.
 fn interfaces(meta: &Document) -> Option<Document> {
-    // What is wrong with the meta-data is told when it is read.
-    let Value::Map(entries) = meta.tree(&mut Findings::default())?.value else { return None };
+    // Of meta-data that can't be read nobody knows, and what is wrong with it is told when it is read.
+    let Some(Value::Map(entries)) = meta.tree(&mut Findings::default()).map(|root| root.value) else {
+        return Some(meta.clone());
+    };
     let (_, pointer) = entries.iter().find(|(key, _)| key.text == "network_config")?;
     if matches!(&pointer.value, Value::Scalar(scalar) if scalar.is_null()) {
         return None;
@@ -129,6 +131,8 @@ mod tests {
         let [fault] = &told.findings.faults[..] else { panic!("{:?}", told.findings) };
         assert!(fault.to_string().starts_with(&format!("{name}: network_config: is in the format of")), "{fault}");
         assert!(told.network_is_wrong && told.answers.hostname.as_deref() == Some("a"));
+        let told = taken("interfaces", &[(name, "{")], "");
+        assert!(told.findings.faults.len() == 1 && told.network_is_wrong, "nobody knows what it would say");
         for files in [&[(name, legacy.as_str()), network][..], &[(name, &none)]] {
             let told = taken("interfaces", files, "");
             assert_eq!((told.findings.faults, told.network_is_wrong), (Vec::new(), false), "{files:?}");

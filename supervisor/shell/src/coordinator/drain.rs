@@ -31,7 +31,7 @@ pub async fn quiet(
         left = connections(services, replica, settings, me).await;
         looks = if left == Some(0) { looks + 1 } else { 0 };
     }
-    if looks < QUIET_LOOKS {
+    if left != Some(0) {
         let left = left.map_or("an unknown number of".to_owned(), |left| left.to_string());
         info!(
             "{left} connections to services of this node are left after {} s: they end with those",
@@ -47,10 +47,17 @@ async fn connections(services: &BTreeSet<String>, replica: &Replica, settings: &
     let others = (0..settings.nodes.len() as u8).map(NodeId).filter(|node| *node != me && heard(node));
     let asked = others.map(|peer| peers::connections_to_us(replica, peer));
     let mut all = futures_util::future::join_all(asked).await;
-    all.push(peers::connections(&status, settings.node_name(me)));
-    let of_these =
-        |of: BTreeMap<String, u64>| of.iter().filter(|(name, _)| services.contains(*name)).map(|(_, n)| n).sum::<u64>();
-    all.into_iter().map(|of| of.map(of_these)).sum()
+    // Its own HAProxy ends meanwhile, and says nothing any more: whoever has it end waits for that.
+    all.push(Some(peers::connections(&status, settings.node_name(me)).unwrap_or_default()));
+    sum(all, services)
+}
+
+/// The connections to these services, by what each HAProxy says; none when one of them does not tell.
+fn sum(all: Vec<Option<BTreeMap<String, u64>>>, services: &BTreeSet<String>) -> Option<u64> {
+    let to_these = |told: BTreeMap<String, u64>| -> u64 {
+        told.iter().filter(|(name, _)| services.contains(*name)).map(|(_, connections)| connections).sum()
+    };
+    all.into_iter().map(|told| told.map(to_these)).sum()
 }
 
 /// Lets HAProxy end: it takes nothing new, tells those that are connected to go elsewhere, each in its protocol's words, and ends
@@ -83,40 +90,54 @@ pub async fn end_connections(deadline: Duration) -> Result<(), String> {
         }
         tokio::time::sleep(LOOK).await;
     }
-    delivered(deadline.saturating_sub(begun.elapsed()) + CUT).await?;
+    delivered(deadline.saturating_sub(begun.elapsed()) + CUT, undelivered).await?;
     info!("all connections have ended after {} s", begun.elapsed().as_secs());
     Ok(())
 }
 
-/// Waits until clients have what HAProxy wrote for them before it ended: of a slow one's download the last seconds lie in the kernel,
-/// which a restart would lose. Those that take nothing for [`STALLED`] are not waited for.
-async fn delivered(patience: Duration) -> Result<(), String> {
-    let begun = Instant::now();
-    let (mut last, mut moved) = (BTreeMap::new(), begun);
-    loop {
-        let left = undelivered()?;
-        if left.is_empty() {
-            return Ok(());
-        }
-        if left != last {
-            (last, moved) = (left, Instant::now());
-        } else if moved.elapsed() >= STALLED || begun.elapsed() >= patience {
-            info!("{} clients have not taken all that was written for them: they are not waited for", last.len());
-            return Ok(());
-        }
+/// Waits until clients have what HAProxy wrote for them before it ended, by what `look` finds: of a slow one's download the last
+/// seconds lie in the kernel, which a restart would lose.
+async fn delivered(patience: Duration, look: impl Fn() -> Result<Left, String>) -> Result<(), String> {
+    let mut tail = Tail { until: Instant::now() + patience, moved: Instant::now(), left: Left::new() };
+    while tail.waits(look()?, Instant::now()) {
         tokio::time::sleep(LOOK).await;
+    }
+    if !tail.left.is_empty() {
+        info!("{} clients have not taken all that was written for them: they are not waited for", tail.left.len());
+    }
+    Ok(())
+}
+
+/// Bytes by the two ends of the connection.
+type Left = BTreeMap<String, u32>;
+
+/// What clients have not taken yet.
+struct Tail {
+    until: Instant,
+    /// When one of them has last taken something.
+    moved: Instant,
+    left: Left,
+}
+
+impl Tail {
+    /// Whether to wait on, after a look. Who takes nothing for [`STALLED`] is not waited for.
+    fn waits(&mut self, left: Left, now: Instant) -> bool {
+        if left != self.left {
+            (self.left, self.moved) = (left, now);
+        }
+        !self.left.is_empty() && now < self.until && now < self.moved + STALLED
     }
 }
 
-/// Bytes, with the end itself, that were written to connections which have been closed here, and that have not been acknowledged; by the
-/// connections' two ends. (proc(5), `/proc/net/tcp`.)
-fn undelivered() -> Result<BTreeMap<String, u32>, String> {
-    let mut all = BTreeMap::new();
-    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+/// Bytes, with the end itself, that were written to connections which have been closed here, and that have not been acknowledged.
+/// (proc(5), `/proc/net/tcp`.)
+fn undelivered() -> Result<Left, String> {
+    let mut all = Left::new();
+    for table in ["/proc/self/net/tcp", TCP6] {
         match fs::read_to_string(table) {
             Ok(text) => all.extend(text.lines().filter_map(undelivered_in)),
             // A kernel without IPv6.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound && table == TCP6 => {}
             Err(error) => return Err(format!("{table}: {error}")),
         }
     }
@@ -130,6 +151,7 @@ fn undelivered_in(line: &str) -> Option<(String, u32)> {
     (CLOSED_HERE.contains(&state) && bytes > 0).then(|| (format!("{local} {remote}"), bytes))
 }
 
+const TCP6: &str = "/proc/self/net/tcp6";
 /// How often the connections of the set are looked at.
 const QUIET_LOOK: Duration = Duration::from_millis(500);
 /// Looks in a row that find no connection: the first may come before all nodes know of the drain.
@@ -145,47 +167,64 @@ const CLOSED_HERE: [&str; 3] = ["04", "09", "0B"];
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::Write;
     use std::net::{TcpListener, TcpStream};
+    use std::path::Path;
 
     use super::*;
 
-    /// A connection that was closed here with more written than its other end has room for, and that end.
-    fn closed(address: &str) -> (TcpStream, String) {
+    #[test]
+    fn a_haproxy_that_does_not_tell_of_its_connections_may_have_some() {
+        let services = ["portal".to_owned()].into();
+        let told = |portal| Some([("portal".to_owned(), portal), ("echo".to_owned(), 9)].into());
+        assert_eq!(sum(vec![told(2), told(3), Some(BTreeMap::new())], &services), Some(5));
+        assert_eq!(sum(vec![told(0), None], &services), None);
+    }
+
+    /// A connection that was closed here with more written than its other end has room for: that end, and what is left of it.
+    fn closed(address: &str) -> (TcpStream, impl Fn() -> Result<Left, String>) {
         let listener = TcpListener::bind(address).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut here, _) = listener.accept().unwrap();
         here.set_nonblocking(true).unwrap();
         while here.write(&[0; 1 << 16]).is_ok() {}
         let port = format!(":{:04X} ", here.local_addr().unwrap().port());
-        (client, port)
-    }
-
-    fn left(port: &str) -> u32 {
-        undelivered().unwrap().iter().filter(|(ends, _)| ends.contains(port)).map(|(_, bytes)| bytes).sum()
+        // Others of this machine have closed connections, too.
+        (client, move || Ok(undelivered()?.into_iter().filter(|(ends, _)| ends.contains(&port)).collect()))
     }
 
     #[tokio::test]
     async fn what_a_slow_client_has_not_taken_yet_is_waited_for() {
-        for address in ["127.0.0.1:0", "[::1]:0"] {
-            let (mut client, port) = closed(address);
-            let most = left(&port);
+        let version6 = Path::new(TCP6).exists().then_some("[::1]:0");
+        for address in version6.into_iter().chain(["127.0.0.1:0"]) {
+            let (mut client, left) = closed(address);
+            let most: u32 = left().unwrap().values().sum();
             assert!(most > 1 << 16, "{most}");
-            let early = tokio::time::timeout(LOOK, delivered(Duration::from_secs(60))).await;
+            let early = tokio::time::timeout(LOOK * 5, delivered(Duration::from_secs(60), &left)).await;
             assert!(early.is_err(), "it was not waited for");
             let reader = tokio::task::spawn_blocking(move || std::io::copy(&mut client, &mut std::io::sink()).unwrap());
-            delivered(Duration::from_secs(60)).await.unwrap();
-            assert_eq!(left(&port), 0);
+            delivered(Duration::from_secs(60), &left).await.unwrap();
+            assert_eq!(left().unwrap(), Left::new());
             assert!(reader.await.unwrap() > u64::from(most));
         }
     }
 
-    #[tokio::test]
-    async fn a_client_that_takes_nothing_is_not_waited_for() {
-        let (mut client, port) = closed("127.0.0.1:0");
-        delivered(Duration::ZERO).await.unwrap();
-        assert!(left(&port) > 0);
-        client.read_exact(&mut [0]).unwrap();
+    #[test]
+    fn clients_are_waited_for_while_one_takes_something_and_not_beyond_the_end_of_patience() {
+        let (begun, patience) = (Instant::now(), STALLED * 4);
+        let new = || Tail { until: begun + patience, moved: begun, left: Left::new() };
+        let left = |bytes| [("a client".to_owned(), bytes)].into();
+        assert!(!new().waits(Left::new(), begun));
+        let mut stalled = new();
+        assert!(stalled.waits(left(9), begun));
+        assert!(stalled.waits(left(9), begun + STALLED - LOOK));
+        assert!(!stalled.waits(left(9), begun + STALLED));
+        let mut slow = new();
+        for seconds in 0..patience.as_secs() {
+            assert!(slow.waits(left(99 - seconds as u32), begun + Duration::from_secs(seconds)), "{seconds}");
+        }
+        assert!(!slow.waits(left(9), begun + patience), "however it goes on");
+        assert!(!slow.left.is_empty());
     }
 
     #[test]

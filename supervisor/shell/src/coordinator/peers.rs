@@ -97,7 +97,8 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
             };
             // As it is now: what was so a round ago may miss a connection that has been made since.
             let silent = || Answer { ails: sight::ails(None, "", &BTreeSet::new()), ..Answer::default() };
-            let answer = Answer { room: room(), ..status().await.as_ref().map_or_else(silent, seen) };
+            let status = timeout(PATIENCE / 2, status()).await.ok().flatten();
+            let answer = Answer { room: room(), ..status.as_ref().map_or_else(silent, seen) };
             write(stream, &answer).await.map_err(io("the answer"))
         }
         other => Err(Failure::Protocol { what: format!("first byte {other}") }),

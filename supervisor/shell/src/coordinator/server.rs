@@ -222,8 +222,9 @@ pub fn serve(
         }
         _ => None,
     };
-    // A document may be what mends a HAProxy, and a service's version does not concern it.
-    let restarts = matches!(&request, Request::Plan { goal: Goal::System { .. }, options, .. } if !options.force);
+    // A document may be what mends a HAProxy, and so may the version of before; a service's version does not concern it.
+    let forward = |version: &set::Version| state.previous() != Some(*version);
+    let restarts = matches!(&request, Request::Plan { goal: Goal::System { version }, options, .. } if !options.force && forward(version));
     let (settings, me, status) = (deeds.settings.clone(), deeds.me, world.status());
     async move {
         let answer = match (at_once, request) {

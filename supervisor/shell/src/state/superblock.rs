@@ -15,6 +15,9 @@ pub struct Superblock {
     pub has_errors: bool,
     /// The group of blocks that it stands in: 0, or another one's for a copy.
     group: u16,
+    /// When it was written, in seconds since 1970. (The kernel writes copies only when the size changes.)
+    written: u32,
+    uuid: [u8; 16],
 }
 
 impl Superblock {
@@ -33,6 +36,8 @@ impl Superblock {
             blocks,
             has_errors: u16_at(58) & 2 != 0,
             group: u16_at(90),
+            written: u32_at(48),
+            uuid: std::array::from_fn(|at| bytes[104 + at]),
         })
     }
 }
@@ -46,7 +51,8 @@ pub struct Backup {
     pub block_size: u64,
 }
 
-/// The copies that mkfs.ext4 has left behind the start of this partition (`sparse_super`).
+/// The copies that mkfs.ext4 has left behind the start of this partition (`sparse_super`). Of an older file system, whose blocks may
+/// have been of another size, some may be left, too: the one with the newest copy is meant.
 ///
 /// # Errors
 /// The partition can't be read there.
@@ -62,12 +68,15 @@ pub fn backups(partition: &File) -> io::Result<Vec<Backup>> {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
                 Err(error) => return Err(error),
             }
-            if Superblock::read(&bytes).is_some_and(|copy| (copy.block_size, copy.group) == (block_size, group)) {
-                found.push(Backup { block, block_size });
+            if let Some(copy) =
+                Superblock::read(&bytes).filter(|copy| (copy.block_size, copy.group) == (block_size, group))
+            {
+                found.push((copy, Backup { block, block_size }));
             }
         }
     }
-    Ok(found)
+    let newest = found.iter().max_by_key(|(copy, _)| copy.written).map(|(copy, _)| copy.uuid);
+    Ok(found.into_iter().filter(|(copy, _)| Some(copy.uuid) == newest).map(|(_, backup)| backup).collect())
 }
 
 /// What of a partition says whether it is blank, and holds the superblock.

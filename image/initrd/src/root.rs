@@ -17,6 +17,8 @@ pub fn mount_kernel_file_systems() -> Result<()> {
     mount_new("sysfs", "/sys", "sysfs", TIGHT, "")?;
     // Made by the kernel, not by us: executables in it are nobody's need either, but some drivers map device memory executable.
     mount_new("devtmpfs", "/dev", "devtmpfs", MsFlags::MS_NOSUID, "mode=0755")?;
+    // systemd leaves it as it is, and would let programs be started from it.
+    mount_new("tmpfs", "/dev/shm", "tmpfs", TIGHT, "mode=1777")?;
     mount_new("tmpfs", "/run", "tmpfs", TIGHT, "mode=0755,size=20%")
 }
 

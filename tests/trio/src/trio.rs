@@ -136,6 +136,17 @@ impl Trio {
         output.with_context(|| format!("cannot run ssh to {}", machine.name()))
     }
 
+    /// A file of a node's support bundle.
+    ///
+    /// # Errors
+    /// When the node gives no bundle, as it may while it boots, or none with such a file.
+    pub fn support(&self, machine: &Machine, name: &str) -> Result<String> {
+        let file = machine.file("support.tar.gz");
+        fs::write(&file, self.ssh(machine, &["trilith", "support-bundle", "--output", "-"])?.stdout)?;
+        let (file, name) = (file.display().to_string(), format!("*/{name}"));
+        trilith_lab::command::run("tar", &["--extract", "--to-stdout", "--wildcards", "--file", &file, &name])
+    }
+
     /// An ssh(1) that logs in to a node as `admin`.
     pub fn ssh_command(&self, machine: &Machine) -> Result<Command> {
         let mut command = tools::command(&home()?, Some(&self.network.client), "ssh")?;

@@ -29,6 +29,26 @@ fn a_machine_with_256_mib_serves() -> Result<()> {
     Ok(())
 }
 
+#[test]
+#[ignore = "needs root, the image and minutes"]
+fn nothing_is_started_from_where_something_can_be_written() -> Result<()> {
+    let trio = Trio::make(&[Plan::alone(trio::prepare()?)?])?;
+    let machine = &trio.machines[0];
+    boot(&trio, machine)?;
+    let mut mounts = String::new();
+    wait_until("a support bundle", BOOT_DEADLINE, || {
+        mounts = trio.support(machine, "mounts.txt").unwrap_or_default();
+        !mounts.is_empty()
+    })?;
+    let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1).zip(line.split(' ').nth(3)));
+    let has = |options: &str, all: &[&str]| all.iter().all(|one| options.split(',').any(|option| option == *one));
+    for (at, options) in mounts {
+        let asked: &[&str] = if at == "/" { &["ro", "nosuid", "nodev"] } else { &["noexec", "nosuid"] };
+        ensure!(has(options, asked), "{at} is mounted {options}, not {asked:?}");
+    }
+    Ok(())
+}
+
 /// The firmware's time is left out: nothing is written then.
 #[test]
 #[ignore = "needs root, the image and minutes"]

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use trilith_lab::command::run as host;
 use trilith_lab::wait::wait_until;
 use trilith_trio::boot::{BOOT_DEADLINE, boot};
 use trilith_trio::gpt::{Partition, partitions};
@@ -105,16 +104,9 @@ fn an_image_with_a_byte_of_root_or_verity_flipped_never_serves() -> Result<()> {
 
 /// Waits until the kernel's own word for it is in the machine's support bundle.
 fn wait_secure_boot(trio: &Trio, machine: &Machine) -> Result<()> {
-    let file = machine.file("support.tar.gz");
-    let journal = || -> Result<String> {
-        let bundle = trio.ssh(machine, &["trilith", "support-bundle", "--output", "-"])?;
-        fs::write(&file, bundle.stdout)?;
-        let file = file.display().to_string();
-        host("tar", &["--extract", "--to-stdout", "--wildcards", "--file", &file, "*/journal.txt"])
-    };
     let mut seen = String::new();
     let said = || {
-        seen = journal().unwrap_or_else(|error| format!("{error:#}"));
+        seen = trio.support(machine, "journal.txt").unwrap_or_else(|error| format!("{error:#}"));
         seen.contains("secureboot: Secure boot enabled")
     };
     let waited = wait_until("the kernel's word that Secure Boot is on", BOOT_DEADLINE, said).map(drop);

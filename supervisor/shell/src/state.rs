@@ -337,16 +337,19 @@ const WORTH_GROWING: u64 = 8 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{PoisonError, RwLockReadGuard};
     use std::time::{Duration, Instant};
 
     use nix::errno::Errno;
 
     use super::*;
+    use crate::haproxy::testing::MOUNTED;
 
     /// A disk image with nothing in it, as a block device. The tests that need one do nothing for users other than root.
     struct Loop {
         folder: PathBuf,
         device: PathBuf,
+        _mounted: RwLockReadGuard<'static, ()>,
     }
 
     impl Loop {
@@ -354,13 +357,14 @@ mod tests {
             if !nix::unistd::geteuid().is_root() {
                 return None;
             }
+            let mounted = MOUNTED.read().unwrap_or_else(PoisonError::into_inner);
             let folder = std::env::temp_dir().join(format!("trilith-state-{name}-{}", std::process::id()));
             fs::create_dir_all(&folder).unwrap();
             File::create(folder.join("disk")).unwrap().set_len(bytes).unwrap();
             let output = Command::new("losetup").args(["--find", "--show"]).arg(folder.join("disk")).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             let device = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
-            Some(Loop { folder, device })
+            Some(Loop { folder, device, _mounted: mounted })
         }
 
         fn at(&self) -> PathBuf {

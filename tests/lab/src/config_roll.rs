@@ -107,7 +107,7 @@ pub fn run(options: &Options) -> Result<()> {
         let from = Instant::now();
         let before = shown(node)?.state.rollouts;
         let what = format!("{SERVICE} {next}, {}", build.words());
-        order(node, &["service", "upgrade", "/run/web.bundle"], "", &what)?;
+        order(node, &["service", "upgrade", "/run/web.bundle"], "", &what, before)?;
         let (past, paused) = ends(&lab, node, before, &what, || ())?;
         say(&format!("{:>3}: {what}: {} ({:.0} s)", number + 1, past.outcome, from.elapsed().as_secs_f64()));
         summary.paused += paused;
@@ -160,7 +160,7 @@ pub fn carry_out(lab: &Lab, node: &Node, change: &Change) -> Result<(Past, usize
     let within = change.confirm_within_s.map(|seconds| seconds.to_string());
     let mut args = vec!["config", "apply", "-"];
     args.extend(within.iter().flat_map(|within| ["--confirm-within", within]));
-    order(node, &args, &change.text, change.what)?;
+    order(node, &args, &change.text, change.what, before)?;
     ends(lab, node, before, change.what, || {
         if change.fate == Fate::Crashes {
             crash(lab, &change.text);
@@ -172,12 +172,14 @@ pub fn carry_out(lab: &Lab, node: &Node, change: &Change) -> Result<(Past, usize
     })
 }
 
-/// Gives an order that begins a rollout.
-fn order(node: &Node, args: &[&str], input: &str, what: &str) -> Result<()> {
+/// Gives an order that begins the rollout after that one.
+fn order(node: &Node, args: &[&str], input: &str, what: &str, before: u64) -> Result<()> {
     let mut said = String::new();
     // The node that had its turn last may not be heard again by all.
     wait_until(&format!("{what}: taken by node {}", node.name()), TAKEN, || {
         feed(node, args, input).inspect_err(|error| said = format!("{error:#}")).is_ok()
+            // One that was told to have failed may have been taken all the same.
+            || shown(node).is_ok_and(|shown| shown.state.rollouts > before)
     })
     .with_context(|| said.clone())
     .map(drop)

@@ -5,8 +5,10 @@
 //!     └── record: what was made, written before it is made, removed last
 //! ```
 //!
-//! One with neither owner nor guard, as when both were killed at once, is an orphan unless it was kept: whoever comes next takes it
-//! down, because nobody knows what it was in the middle of.
+//! One whose owner has ended is an orphan unless it was kept: its guard takes it down, or whoever comes first, because nobody knows
+//! what it was in the middle of. An owner lives for as long as it holds the lock of the file `owner`, which the kernel takes from it when
+//! it ends. The guard is no sign of that: one that was killed is seen in /proc for a moment more, and one that lives may be waiting for
+//! the very lock that a newcomer holds.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -51,6 +53,7 @@ struct Record<T> {
 pub struct Guard {
     id: String,
     pipe: ChildStdin,
+    _owner: Flock<File>,
 }
 
 impl Guard {
@@ -98,8 +101,13 @@ impl Standing {
     /// When either fails; then there is no record.
     pub fn begin<T: Serialize>(&self, made: T) -> Result<Guard> {
         let record = Record { id: new_secret()?, kept: false, made };
-        self.write(&record)?;
-        self.start_guard(&record.id).inspect_err(|_| drop(self.remove_home()))
+        fs::create_dir_all(&self.home).with_context(|| format!("cannot make {}", self.home.display()))?;
+        // Before the record: one that nobody holds is an orphan's.
+        let begun = self.hold_owner().and_then(|owner| {
+            self.write(&record)?;
+            self.start_guard(record.id, owner)
+        });
+        begun.inspect_err(|_| drop(self.remove_home()))
     }
 
     /// Lets it stand when this process ends.
@@ -133,12 +141,12 @@ impl Standing {
         ended
     }
 
-    /// Takes down what lost its owner and its guard, and says whether there was such; under the lock.
+    /// Takes down what lost its owner, and says whether there was such; under the lock.
     ///
     /// # Errors
     /// Those of `take_down`.
     pub fn down_orphan<T: DeserializeOwned>(&self, take_down: impl FnOnce(T) -> Result<()>) -> Result<bool> {
-        self.down_if(|record| !record.kept && !has_guard(&record.id), take_down)
+        self.down_if(|record| !record.kept && self.hold_owner().is_ok(), take_down)
     }
 
     /// What a guard does: waits until its owner ends, then takes down what the owner made, unless it was dismissed.
@@ -205,7 +213,6 @@ impl Standing {
 
     fn write<T: Serialize>(&self, record: &Record<T>) -> Result<()> {
         let (file, temporary) = (self.file(), self.file().with_extension("new"));
-        fs::create_dir_all(&self.home).with_context(|| format!("cannot make {}", self.home.display()))?;
         fs::write(&temporary, serde_json::to_string(record)?)?;
         fs::rename(&temporary, &file).with_context(|| format!("cannot write {}", file.display()))
     }
@@ -214,9 +221,19 @@ impl Standing {
         self.home.join("record.json")
     }
 
-    fn start_guard(&self, id: &str) -> Result<Guard> {
+    /// The lock that an owner holds until it ends.
+    fn hold_owner(&self) -> Result<Flock<File>> {
+        let path = self.home.join("owner");
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, error)| error)
+            .with_context(|| format!("the {} has an owner that lives", self.what))
+    }
+
+    fn start_guard(&self, id: String, owner: Flock<File>) -> Result<Guard> {
         let mut child = Command::new(binaries()?.join(self.program))
-            .args([GUARD, id])
+            .args(["guard", &id])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             // What kills the owner from the terminal must not kill its guard.
@@ -227,20 +244,9 @@ impl Standing {
             })?;
         let pipe = child.stdin.take().context("a piped child has a standard input")?;
         std::thread::spawn(move || child.wait());
-        Ok(Guard { id: id.to_owned(), pipe })
+        Ok(Guard { id, pipe, _owner: owner })
     }
 }
 
-fn has_guard(id: &str) -> bool {
-    let guard = format!("\0{GUARD}\0{id}\0");
-    let is_guard = |process: fs::DirEntry| {
-        // A process that ends meanwhile is none.
-        fs::read_to_string(process.path().join("cmdline")).is_ok_and(|line| line.ends_with(&guard))
-    };
-    fs::read_dir("/proc").is_ok_and(|all| all.flatten().any(is_guard))
-}
-
-/// The command of a guard.
-const GUARD: &str = "guard";
 /// The first `up` of a machine holds the lock while it builds a tree.
 const LOCK_DEADLINE: Duration = Duration::from_secs(300);

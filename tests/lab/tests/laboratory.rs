@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use trilith_core::set::Outcome;
 use trilith_core::status::Status;
-use trilith_lab::bench::{Flows, VIPS, at_home, forged, holders, settle, until};
+use trilith_lab::bench::{Flows, VIPS, at_home, forged, holders, move_vip, settle, until};
 use trilith_lab::config_roll::document::{Change, Fate};
 use trilith_lab::config_roll::{DOCUMENT_FILE, agreed, carry_out, feed, shown};
 use trilith_lab::lab::{Lab, NODES, VIP, VIP6};
@@ -493,12 +493,11 @@ impl Clients {
     }
 
     fn noticed_nothing(self) -> Result<()> {
-        let arp = self.arp.finish();
+        // Two may answer for a moment, or none; not for longer.
+        wait_until("one node that answers for the VIP", SOON, || self.arp.live().owners.len() == 1)?;
         let established = self.established.finish();
         ensure!(established.broken == 0, "broken: {:?}", established.broken_at);
-        self.requests.noticed_nothing()?;
-        ensure!(arp.current.len() == 1, "{} nodes answer for the VIP: {:?}", arp.current.len(), arp.current);
-        Ok(())
+        self.requests.noticed_nothing()
     }
 }
 
@@ -533,8 +532,13 @@ fn planned_moves(lab: &Lab, name: &str, vip: IpAddr) -> Result<()> {
     for turn in 0..6 {
         let (by, to) = (NODES[turn % 2], NODES[(turn + 1) % NODES.len()]);
         let moved_ns = now_ns();
-        order(lab.node(by)?, &["vip", "move", name, to])?;
-        wait_until("the VIP on its new owner alone", SOON, || holders(lab, index).is_ok_and(|all| all == [to]))?;
+        // Where it is already the order is nothing; a lease that is lost meanwhile would take it elsewhere.
+        until("the VIP on its new owner alone", SOON, || {
+            move_vip(lab.node(by)?, name, to)?;
+            let all = holders(lab, index)?;
+            ensure!(all == [to], "on {all:?}");
+            Ok(())
+        })?;
         // The second half of the moves follow each other faster than anything settles.
         if turn < 3 {
             wait_served(&clients.requests.steady, moved_ns)?;

@@ -4,12 +4,11 @@
 //! The plug is that of a node which owns no VIP: what a proxy carries ends with its machine, whatever the machine was doing.
 //! `bench failover` measures that.
 //!
-//! A moment is aimed at by its name and chance, and counted as what it was: another node is asked just before. Between its word and the
-//! plug is one login by ssh.
+//! Each part of each node's way in a rollout is cut at most once, most of them are, at a random time from its beginning on. It is counted
+//! as what the node was doing then: another node is asked just before. Between its word and the plug is one login by ssh.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ use crate::machine::Machine;
 use crate::plan::VIP;
 use crate::status::said;
 use crate::trio::{self, Trio, UP_DEADLINE, say};
-use crate::upgrade::{LOOK, PROMPT, bundle, plans, ready, shown, start, state, upload, wait_held};
+use crate::upgrade::{PROMPT, bundle, plans, ready, shown, start, state, upload, wait_held};
 
 /// What was seen.
 #[derive(Debug, Default, Serialize)]
@@ -52,8 +51,7 @@ struct Summary {
     seconds: u64,
 }
 
-/// When the plug is to be pulled: what the victim is doing, and for how long that takes at most.
-#[derive(Clone, Copy)]
+/// What a victim is doing, and for how long that takes at most.
 struct Moment {
     name: &'static str,
     lasts: Duration,
@@ -70,7 +68,7 @@ const MOMENTS: [Moment; 4] = [
         begins: |rollout| at(rollout, &["draining", "acting"]),
     },
     // From the restart to the first word of the new version.
-    Moment { name: "booting", lasts: Duration::from_secs(60), begins: |rollout| at(rollout, &["acting"]) },
+    Moment { name: "booting", lasts: Duration::from_secs(45), begins: |rollout| at(rollout, &["acting"]) },
     Moment {
         name: "blessing",
         lasts: Duration::from_secs(20),
@@ -85,9 +83,6 @@ const MOMENTS: [Moment; 4] = [
 pub fn run(cuts: usize) -> Result<()> {
     let accel = trio::prepare()?;
     let version = |number: usize| format!("0.{}.0", number + 2);
-    // A rollout takes at least one cut for each node.
-    let bundles =
-        (0..cuts.div_ceil(3)).map(|number| bundle(&version(number), &[])).collect::<Result<Vec<PathBuf>>>()?;
     let trio = Trio::power_on(&plans(accel)?)?;
     say("three machines are on");
     trio.wait_serving(UP_DEADLINE)?;
@@ -98,14 +93,15 @@ pub fn run(cuts: usize) -> Result<()> {
     let load = Steady::start(SteadyOptions { netns, rate: 5, timeout, prompt: PROMPT, ..SteadyOptions::new(target) })?;
     let (from_ns, begun) = (now_ns(), Instant::now());
     let mut summary = Summary::default();
-    for (number, bundle) in bundles.iter().enumerate() {
+    for number in 0.. {
         let left = cuts - summary.cuts.values().sum::<usize>();
         if left == 0 {
             break;
         }
-        upload(&trio, bundle)?;
+        ensure!(number < cuts, "fewer cuts than asked for: the rollouts ended before them");
+        upload(&trio, &bundle(&version(number), &[])?)?;
         start(&trio, &version(number))?;
-        rollout(&trio, &version(number), left.min(MAX_CUTS), &mut summary)?;
+        rollout(&trio, &version(number), left, &mut summary)?;
     }
     summary.seconds = begun.elapsed().as_secs();
     let report = load.report(Window::new(from_ns, now_ns()));
@@ -117,7 +113,6 @@ pub fn run(cuts: usize) -> Result<()> {
     println!("{}", serde_json::to_string(&summary)?);
     ensure!(summary.failed == 0, "clients saw failures: {:?}", report.failures);
     ensure!(summary.done > 0, "not one rollout came to its end: {:?}", summary.given_up);
-    ensure!(summary.cuts.values().sum::<usize>() == cuts, "fewer cuts than asked for: the rollouts ended before them");
     Ok(())
 }
 
@@ -125,7 +120,7 @@ pub fn run(cuts: usize) -> Result<()> {
 fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Result<()> {
     let (mut done, mut resumed, mut gone) = (0, 0, 0);
     let begun = Instant::now();
-    let mut next = one_of(&MOMENTS);
+    let mut met = BTreeSet::new();
     loop {
         thread::sleep(LOOK);
         ensure!(begun.elapsed() < DEADLINE, "the rollout of {version} has not ended within {DEADLINE:?}");
@@ -142,10 +137,6 @@ fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Re
             continue;
         }
         gone = 0;
-        if rollout["phase"] != "staging" && next.name == MOMENTS[0].name {
-            // That moment does not come any more.
-            next = one_of(&MOMENTS[1..]);
-        }
         if rollout["hold"]["hold"] != "going" {
             let why = rollout["hold"].to_string();
             say(&format!("{version} waits: {why}"));
@@ -160,14 +151,15 @@ fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Re
             wait_held(trio, "no rollout", |state| ready(state, None))?;
             return Ok(());
         }
+        let mut begins = MOMENTS.iter().filter_map(|moment| Some((moment, (moment.begins)(rollout)?)));
         if done < cuts
-            && let Some(victim) = (next.begins)(rollout)
+            && let Some((moment, victim)) = begins.find(|(moment, victim)| met.insert((moment.name, victim.clone())))
+            && random() < CHANCE
             && first_said(trio).is_some_and(|said| !owns(&said, &victim))
         {
             // The random moment itself, not a condition.
-            thread::sleep(next.lasts.mul_f64(random()));
-            done += usize::from(cut(trio, trio.machine(&victim)?, next.name, version, summary)?);
-            next = one_of(&MOMENTS);
+            thread::sleep(moment.lasts.mul_f64(random()));
+            done += usize::from(cut(trio, trio.machine(&victim)?, moment.name, version, summary)?);
         }
     }
 }
@@ -275,23 +267,20 @@ fn owns(status: &Value, name: &str) -> bool {
     status["vips"].as_array().into_iter().flatten().any(|vip| vip["owner"] == name)
 }
 
-/// One of these, at random.
-fn one_of(moments: &[Moment]) -> Moment {
-    moments[(random() * moments.len() as f64) as usize]
-}
-
 /// From 0 to 1, without 1.
 fn random() -> f64 {
     // Where the system has no randomness there are no keys either, and nothing has come so far.
     f64::from(getrandom::u32().unwrap_or_default()) / (f64::from(u32::MAX) + 1.0)
 }
 
-/// Cuts in one rollout: a version that is interrupted on each try is given up, as it should be.
-const MAX_CUTS: usize = 5;
+/// Of the moments that begin, as many are taken.
+const CHANCE: f64 = 0.85;
+/// Pause between two looks, each of which is a login or two: a moment is over soon.
+const LOOK: Duration = Duration::from_secs(2);
 /// Looks in a row that find no rollout.
-const MAX_GONE: usize = 6;
+const MAX_GONE: usize = 20;
 /// How often a rollout is told to go on.
-const MAX_RESUMED: usize = 5;
+const MAX_RESUMED: usize = 12;
 /// A rollout with all its cuts, on translated machines.
 const DEADLINE: Duration = Duration::from_secs(2400);
 

@@ -1,9 +1,10 @@
 //! What tests of HAProxy's neighbours share: an example set, and a real HAProxy of the image's root tree in namespaces of its own.
 
-use std::fs::Permissions;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -85,14 +86,14 @@ pub fn inside(test: &str) -> Option<PathBuf> {
     }
     let root = root.canonicalize().unwrap();
     if std::env::var_os("TRILITH_TEST_INSIDE").is_none() {
-        let output = Command::new("unshare")
+        let mut command = Command::new("unshare");
+        command
             .args(["--mount", "--net", "--pid", "--mount-proc", "--fork", "--kill-child"])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture"])
             .env("TRILITH_TEST_INSIDE", "1")
-            .stderr(Stdio::inherit())
-            .output()
-            .unwrap();
+            .stdout(Stdio::piped());
+        let output = unshared(&mut command).wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         let passed = output.status.success() && said.contains("test result: ok. 1 passed");
         assert!(passed, "{test}: failed inside its namespaces: {said}");
@@ -108,6 +109,22 @@ pub fn inside(test: &str) -> Option<PathBuf> {
     ));
     add_addresses(&format!("chroot {tree}"));
     Some(root)
+}
+
+/// Held by whoever has something mounted that is to be free again when he unmounts it: mounts of his own namespace are copied to each
+/// that is made meanwhile.
+pub static MOUNTED: RwLock<()> = RwLock::new(());
+
+/// Starts an unshare(1) of mounts while nobody has anything mounted, and waits until it has its own.
+pub fn unshared(command: &mut Command) -> Child {
+    let _nothing_mounted = MOUNTED.write().unwrap_or_else(PoisonError::into_inner);
+    let child = command.spawn().unwrap();
+    let (ours, its) = (Path::new("/proc/self/ns/mnt"), format!("/proc/{}/ns/mnt", child.id()));
+    // One that has ended has none.
+    while fs::read_link(&its).is_ok_and(|its| its == fs::read_link(ours).unwrap()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
 }
 
 /// Puts the VIPs and the nodes' addresses of [`settings`] on `lo`, by the `ip` that `prefix` leads to.

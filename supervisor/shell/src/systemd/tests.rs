@@ -93,11 +93,11 @@ fn boot(root: &Path, overlay: &Path, out: &Path) -> std::process::ExitStatus {
         test = test.display(),
         out = out.display(),
     );
-    Process::new("unshare")
+    let mut command = Process::new("unshare");
+    command
         .args(["--mount", "--pid", "--mount-proc", "--fork", "--kill-child", "bash", "-c", &script])
-        .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network")
-        .status()
-        .unwrap()
+        .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network");
+    testing::unshared(&mut command).wait().unwrap()
 }
 
 /// What runs as a unit inside.
@@ -129,6 +129,8 @@ fn inside() {
         haproxy.started();
         haproxy.commands.send(Command::Backend { node: NodeId(1), state: BackendState::Down }).await.unwrap();
         wait(&mut received, Event::Done { deed: Deed::Backend(NodeId(1)), result: Ok(()) }).await;
+        // Done, too, if it does not listen within a second.
+        testing::until("HAProxy tells", async || haproxy.flows().await.is_ok()).await;
         let flows = haproxy.flows().await.unwrap();
         assert_eq!(flows.backends.len(), 6, "the sockets of another user's HAProxy are reached: {flows:?}");
         assert_eq!(flows.backends[1].state, "MAINT");
@@ -152,7 +154,7 @@ fn inside() {
         let haproxy = haproxy::start(Arc::new(changed), NodeId(0), events.clone()).await.unwrap();
         assert_eq!(haproxy.problem(), None);
         let opens = async |port| tokio::net::TcpStream::connect(("10.77.0.10", port)).await.is_ok();
-        assert!(opens(81).await);
+        testing::until("the new port is open", async || opens(81).await).await;
         // By the worker that is replaced, which is told so when the new one serves.
         testing::until("the old port is closed", async || !opens(80).await).await;
         assert_eq!(haproxy.flows().await.unwrap().backends.len(), 6);

@@ -46,7 +46,10 @@ impl Flows {
         lab.nodes.iter().filter(|node| node.state() == State::Running).try_for_each(haproxy::forget_sessions)?;
         for name in nodes {
             let node = lab.node(name)?;
-            VIPS.iter().try_for_each(|vip| move_vip(node, vip, name))?;
+            // An order may be refused for a moment, or come when another node has just claimed the VIP.
+            until(&format!("both VIPs on {name}"), REST_DEADLINE, || {
+                VIPS.iter().try_for_each(|vip| move_vip(node, vip, name))
+            })?;
             let group = Established::start(EstablishedOptions {
                 netns: Some(lab.client.path()),
                 connections: each,

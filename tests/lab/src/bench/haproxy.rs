@@ -59,6 +59,6 @@ fn ask(node: &Node, command: &str) -> Result<String> {
 }
 
 const SOCKET: &str = "/run/trilith/haproxy/admin.sock";
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Column of `status` in HAProxy's statistics (management guide, 9.1).
 const STATUS: usize = 17;

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -428,7 +429,8 @@ def vcenter():
         process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "TMPDIR": str(WORK)})
     with process:
         try:
-            told = re.search(r"GOVC_URL=https://[^@]*@(\S+)", process.stdout.readline())
+            line = process.stdout.readline() if select.select([process.stdout], [], [], TIMEOUT_S)[0] else ""
+            told = re.search(r"GOVC_URL=https://[^@]*@(\S+)", line)
             check(told, f"vcsim does not start: {log.read_text()}")
             yield {"PATH": f"{HERE}:{os.environ['PATH']}", "GOVC": str(programs / "govc"), "GOVC_URL": told[1], "GOVC_USERNAME": "judge",
                    "GOVC_PASSWORD": "right", "GOVC_INSECURE": "1", "GOVC_PERSIST_SESSION": "0"}, log.read_text

@@ -115,7 +115,7 @@ image-twice: setup
 image-update: setup
     @image/build update
 
-# Make a bundle of the image, build/trilith-VERSION.bundle: bundle [--notes FILE] [--floor VERSION] [--min-version VERSION] [--expires UTC].
+# Make a bundle of the image without services, build/trilith-VERSION.bundle (with services: `dist --service NAME`): bundle [--notes FILE] [--floor VERSION] [--min-version VERSION] [--expires UTC].
 bundle *args: image
     @build/mkbundle make --keys "${TRILITH_KEYS:-build/keys}" --output build "$@" os build/image
 

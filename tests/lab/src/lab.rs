@@ -65,8 +65,8 @@ pub struct Lab {
 
 impl Lab {
     /// Brings it up and waits until every node is ready, saying on standard error how far it is. If one of the same
-    /// mode was left standing it is used, healed, and left standing in the end. One that lost its owner and its guard,
-    /// as when both were killed at once, is taken down first: nobody knows what it was in the middle of.
+    /// mode was left standing it is used, healed, and left standing in the end. One whose owner has ended
+    /// is taken down first: nobody knows what it was in the middle of.
     ///
     /// # Errors
     /// When one of the other mode is up, when something else has namespaces of these names, or when a step fails; what

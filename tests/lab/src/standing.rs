@@ -1,7 +1,7 @@
 //! What stands for as long as its owner lives: a laboratory, or machines.
 //!
 //! ```text
-//!   owner ──pipe──▶ guard        either ends: the other takes everything down
+//!   owner ──pipe──▶ guard        the owner ends: the guard takes everything down
 //!     └── record: what was made, written before it is made, removed last
 //! ```
 //!
@@ -250,3 +250,26 @@ impl Standing {
 
 /// The first `up` of a machine holds the lock while it builds a tree.
 const LOCK_DEADLINE: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_an_owner_or_is_kept_stands_and_what_lost_its_owner_is_taken_down() -> Result<()> {
+        let home = std::env::temp_dir().join(format!("trilith-standing-{}", std::process::id()));
+        let standing = Standing { what: "house", program: "none", home: home.clone() };
+        let down = |kept| {
+            fs::create_dir_all(&home)?;
+            standing.write(&Record { id: "id".to_owned(), kept, made: 1u8 })?;
+            standing.down_orphan(|made: u8| if made == 1 { Ok(()) } else { bail!("{made} was made") })
+        };
+        assert!(!down(true)?, "it is kept");
+        let owner = standing.hold_owner()?;
+        assert!(!down(false)?, "its owner lives");
+        drop(owner);
+        assert!(down(false)?);
+        assert!(!home.exists());
+        Ok(())
+    }
+}

@@ -51,7 +51,7 @@ struct Summary {
     seconds: u64,
 }
 
-/// What a victim is doing, and for how long that takes at most.
+/// What a victim is doing, and for how long that takes, less the two logins that a cut begins with.
 struct Moment {
     name: &'static str,
     lasts: Duration,
@@ -60,13 +60,9 @@ struct Moment {
 
 /// Moments of a rollout, in their order.
 const MOMENTS: [Moment; 4] = [
-    Moment { name: "staging", lasts: Duration::from_secs(40), begins: |rollout| fetching(rollout) },
+    Moment { name: "staging", lasts: Duration::from_secs(6), begins: |rollout| fetching(rollout) },
     // Draining, writing the other slot, and ending.
-    Moment {
-        name: "switching",
-        lasts: Duration::from_secs(25),
-        begins: |rollout| at(rollout, &["draining", "acting"]),
-    },
+    Moment { name: "switching", lasts: Duration::from_secs(8), begins: |rollout| at(rollout, &["draining", "acting"]) },
     // From the restart to the first word of the new version.
     Moment { name: "booting", lasts: Duration::from_secs(45), begins: |rollout| at(rollout, &["acting"]) },
     Moment {
@@ -83,6 +79,8 @@ const MOMENTS: [Moment; 4] = [
 pub fn run(cuts: usize) -> Result<()> {
     let accel = trio::prepare()?;
     let version = |number: usize| format!("0.{}.0", number + 2);
+    // Most rollouts take so many cuts. Further versions are made beside the machines.
+    (0..cuts.div_ceil(USUAL)).try_for_each(|number| bundle(&version(number), &[]).map(drop))?;
     let trio = Trio::power_on(&plans(accel)?)?;
     say("three machines are on");
     trio.wait_serving(UP_DEADLINE)?;
@@ -153,9 +151,11 @@ fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Re
         }
         let mut begins = MOMENTS.iter().filter_map(|moment| Some((moment, (moment.begins)(rollout)?)));
         if done < cuts
-            && let Some((moment, victim)) = begins.find(|(moment, victim)| met.insert((moment.name, victim.clone())))
-            && random() < CHANCE
+            && let Some((moment, victim)) =
+                begins.find(|(moment, victim)| !met.contains(&(moment.name, victim.clone())))
             && first_said(trio).is_some_and(|said| !owns(&said, &victim))
+            && met.insert((moment.name, victim.clone()))
+            && random() < CHANCE
         {
             // The random moment itself, not a condition.
             thread::sleep(moment.lasts.mul_f64(random()));
@@ -273,6 +273,8 @@ fn random() -> f64 {
     f64::from(getrandom::u32().unwrap_or_default()) / (f64::from(u32::MAX) + 1.0)
 }
 
+/// Cuts that a rollout takes at least, as a rule.
+const USUAL: usize = 5;
 /// Of the moments that begin, as many are taken.
 const CHANCE: f64 = 0.85;
 /// Pause between two looks, each of which is a login or two: a moment is over soon.

@@ -261,7 +261,7 @@ fn standing() -> Result<Standing> {
     Ok(Standing { what: "trio", program: "trilith-trio", home: home()? })
 }
 
-/// The machines that are up; those that lost owner and guard are taken down first. Under the lock.
+/// The machines that are up; those whose owner has ended are taken down first. Under the lock.
 fn made(standing: &Standing) -> Result<Option<Vec<Plan>>> {
     if standing.down_orphan(take_down)? {
         say("machines that had lost their owner were taken down");

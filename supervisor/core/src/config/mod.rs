@@ -24,7 +24,7 @@
 //! | `service.backend_port` | TCP port, 1 to 65535 | required |
 //! | `service.mode` | `"http"`, `"tcp"` | `"http"` |
 //! | `service.health` | `"connect"`, `"GET /path"` | `"GET /"` for http, `"connect"` for tcp |
-//! | `service.unit` | a systemd `.service` of the image, which starts it; watched, and restarted by `service upgrade` | none: it is not watched, and cannot be upgraded by itself |
+//! | `service.unit` | a systemd `.service` of the image, which starts it; alarms tell when it is not active, and `service upgrade` restarts it | none: only its health check tells, and it cannot be upgraded by itself |
 //! | `service.tls_certificate` | absolute path | none: TLS does not end at HAProxy |
 //! | `service.drain_deadline` | `"0s"` to `"1h"` | `"30s"` |
 //!

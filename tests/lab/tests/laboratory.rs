@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use trilith_core::set::Outcome;
 use trilith_core::status::Status;
-use trilith_lab::bench::{Flows, VIPS, at_home, forged, holders, move_vip, settle, until};
+use trilith_lab::bench::{Flows, VIPS, at_home, forged, holders, settle, until};
 use trilith_lab::config_roll::document::{Change, Fate};
 use trilith_lab::config_roll::{DOCUMENT_FILE, agreed, carry_out, feed, shown};
 use trilith_lab::lab::{Lab, NODES, VIP, VIP6};
@@ -529,21 +529,27 @@ fn planned_moves(lab: &Lab, name: &str, vip: IpAddr) -> Result<()> {
     at_home(lab, "a")?;
     let clients = Clients::on(lab, vip)?;
     let index = VIPS.iter().position(|vip| *vip == name).context("a VIP of the set")?;
+    let mut again = 0;
     for turn in 0..6 {
         let (by, to) = (NODES[turn % 2], NODES[(turn + 1) % NODES.len()]);
         let moved_ns = now_ns();
-        // Where it is already the order is nothing; a lease that is lost meanwhile would take it elsewhere.
-        until("the VIP on its new owner alone", SOON, || {
-            move_vip(lab.node(by)?, name, to)?;
-            let all = holders(lab, index)?;
-            ensure!(all == [to], "on {all:?}");
-            Ok(())
-        })?;
+        let moves = || order(lab.node(by)?, &["vip", "move", name, to]);
+        let moved = |patience| {
+            wait_until("the VIP on its new owner alone", patience, || holders(lab, index).is_ok_and(|all| all == [to]))
+        };
+        moves()?;
+        if moved(SOON / 4).is_err() {
+            // A lease that was lost meanwhile took it elsewhere.
+            again += 1;
+            moves()?;
+            moved(SOON)?;
+        }
         // The second half of the moves follow each other faster than anything settles.
         if turn < 3 {
             wait_served(&clients.requests.steady, moved_ns)?;
         }
     }
+    ensure!(again <= 1, "{again} of six moves did not last");
     settle(lab)?;
     clients.noticed_nothing()
 }

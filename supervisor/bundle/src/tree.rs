@@ -20,12 +20,17 @@ pub const MAX_MEMBERS: usize = 4096;
 pub fn unpack(archive: &[u8], into: &Path) -> Result<(), String> {
     fs::create_dir_all(into).map_err(|error| format!("{}: {error}", into.display()))?;
     let mut rest = archive;
-    for _ in 0..MAX_MEMBERS {
+    let mut members = 0;
+    loop {
         let Some((header, follows)) = rest.split_first_chunk::<BLOCK>() else {
             return Err("the archive has no end".into());
         };
         if *header == [0; BLOCK] {
             return Ok(());
+        }
+        members += 1;
+        if members > MAX_MEMBERS {
+            return Err(format!("more than {MAX_MEMBERS} members"));
         }
         let (path, kind, mode, size) = parse(header)?;
         let Some((content, _)) = follows.split_at_checked(size) else {
@@ -44,7 +49,6 @@ pub fn unpack(archive: &[u8], into: &Path) -> Result<(), String> {
         };
         written.map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Err(format!("more than {MAX_MEMBERS} members"))
 }
 
 fn mode_of(executable: bool) -> fs::Permissions {
@@ -119,6 +123,17 @@ mod tests {
         let mode = |path: &str| fs::metadata(into.join(path)).unwrap().permissions().mode() & 0o7777;
         assert_eq!(fs::read(into.join("usr/bin/service")).unwrap(), [7; 1000]);
         assert_eq!((mode("usr/bin/service"), mode("usr/share/text"), mode("usr/bin")), (0o755, 0o644, 0o755));
+        fs::remove_dir_all(into).unwrap();
+    }
+
+    #[test]
+    fn as_many_members_as_may_be_are_taken_and_one_more_is_refused() {
+        let into = folder("many");
+        let mut members = vec![member("./", b'5', "0000755\0", b""); MAX_MEMBERS];
+        unpack(&archive(&members), &into).unwrap();
+        members.push(member("one-more", b'0', "0000644\0", b""));
+        assert_eq!(unpack(&archive(&members), &into), Err("more than 4096 members".to_owned()));
+        assert!(!into.join("one-more").exists());
         fs::remove_dir_all(into).unwrap();
     }
 

@@ -186,7 +186,7 @@ impl<'d> Toml<'_, 'd> {
     fn unfit(&mut self, key: &str, node: &Node, wrong: &str, findings: &mut Findings) {
         self.good = false;
         let field = Field { path: format!("trilith.{key}"), line: node.line, ..self.field.clone() };
-        field.fault(findings, wrong, "see the set's document in docs/first-boot.md");
+        field.fault(findings, wrong, "see *All keys* in docs/admin-guide.md");
     }
 
     /// The place in the YAML of a line of the TOML.

@@ -72,6 +72,8 @@ pub enum Alarm {
     NoLeader,
     /// The set has decided something that this version does not understand.
     Newer {
+        /// This node.
+        node: String,
         /// What.
         what: String,
     },
@@ -141,10 +143,12 @@ impl fmt::Display for Alarm {
                 "nobody leads the set, although enough of its nodes answer: see what else they say; if they say nothing, \
                  their logs tell why (`trilith support-bundle`)"
             ),
-            Alarm::Newer { what } => write!(
+            // No rollout mends that: a node whose state stands still takes no part in it.
+            Alarm::Newer { node, what } => write!(
                 f,
-                "the set is newer than this node, which does not understand {what}: its state stands still there until it \
-                 is upgraded"
+                "the set is newer than this node, which does not understand {what}: nothing decided since takes effect on it, \
+                 upgrades neither. Make this machine again from an image of the others' version, then run `trilith node replace \
+                 {node}` on another node"
             ),
             Alarm::Full { why } => write!(
                 f,

@@ -65,7 +65,10 @@ enum Command {
         ("trilith status --json | jq --raw-output '.vips[] | \"\\(.name) \\(.owner)\"'", "Who owns what, for a script."),
     ]))]
     Status {
-        /// Print JSON, whose schema is docs/status.schema.json; with --watch one line a second.
+        /// Print JSON; with --watch one line a second.
+        ///
+        /// Names of times end in their unit, such as _ms. While `schema` stays 1, fields are only added: ignore those that you do not
+        /// know. A JSON Schema with a description of each is docs/status.schema.json in Trilith's source.
         #[arg(long)]
         json: bool,
         /// Show it anew every second until Ctrl-C.

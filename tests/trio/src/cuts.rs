@@ -22,7 +22,7 @@ use crate::machine::Machine;
 use crate::plan::VIP;
 use crate::status::said;
 use crate::trio::{self, Trio, UP_DEADLINE, say};
-use crate::upgrade::{PROMPT, bundle, plans, ready, shown, start, state, upload, wait_held};
+use crate::upgrade::{PROMPT, bundle, image, plans, ready, shown, start, state, upload, wait_held};
 
 /// What was seen.
 #[derive(Debug, Default, Serialize)]
@@ -80,7 +80,7 @@ pub fn run(cuts: usize) -> Result<()> {
     let accel = trio::prepare()?;
     let version = |number: usize| format!("0.{}.0", number + 2);
     // Most rollouts take so many cuts. Further versions are made beside the machines.
-    (0..cuts.div_ceil(USUAL)).try_for_each(|number| bundle(&version(number), &[]).map(drop))?;
+    (0..cuts.div_ceil(USUAL)).try_for_each(|number| image(&version(number), &[]).map(drop))?;
     let trio = Trio::power_on(&plans(accel)?)?;
     say("three machines are on");
     trio.wait_serving(UP_DEADLINE)?;

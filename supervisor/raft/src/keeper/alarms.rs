@@ -49,7 +49,7 @@ impl Keeper {
         health.voters = self.in_order(standing.voters.iter().map(|(_, name)| name));
         health.lagging = self.lagging(active, greetings);
         if let Some(what) = progress.stuck {
-            health.alarms.push(Alarm::Newer { what });
+            health.alarms.push(Alarm::Newer { node: self.shared.name().to_owned(), what });
         }
         if let Err(why) = metrics.running_state {
             health.alarms.push(Alarm::Storage { why: why.to_string() });

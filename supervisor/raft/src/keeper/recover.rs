@@ -26,6 +26,12 @@ pub(super) fn seed(identity: &Identity, term: u64, index: u64, state: Value) -> 
     Seed { base, vote: Vote::new(term, identity.id), snapshot: (meta, image) }
 }
 
+fn too_old(what: &str) -> String {
+    format!(
+        "this node does not understand {what}: recover on a node of a newer version; where there is none, make the set again"
+    )
+}
+
 impl Keeper {
     /// Makes this node's state that of a new set, of which it is the only member; it then admits the others.
     ///
@@ -42,7 +48,7 @@ impl Keeper {
         let highest = self.highest_generation(&active);
         let stuck = active.progress().stuck;
         if let Some(stuck) = stuck {
-            return Err(format!("this node does not understand {stuck}: upgrade it first"));
+            return Err(too_old(&stuck));
         }
         self.shared.leave();
         active.stop().await;
@@ -101,9 +107,8 @@ impl Keeper {
         for entry in loaded.content.entries.iter().filter(|entry| Some(entry.log_id) > reached) {
             if let EntryPayload::Normal(proposal) = &entry.payload {
                 let index = entry.log_id.index;
-                machine::apply(&mut state, proposal).ok_or_else(|| {
-                    format!("this node does not understand the request in entry {index}: upgrade it first")
-                })?;
+                machine::apply(&mut state, proposal)
+                    .ok_or_else(|| too_old(&format!("the request in entry {index}")))?;
             }
         }
         let last = loaded.content.entries.last().map(|entry| entry.log_id).max(reached);

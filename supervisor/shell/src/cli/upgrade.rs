@@ -57,11 +57,18 @@ pub enum UpgradeCommand {
     #[command(hide = true, after_long_help = examples_with_bundles(&[("ssh admin@node-b trilith upgrade receive", "What upload --to runs.")]))]
     Receive,
     /// Explain a bundle without trusting it.
-    #[command(after_long_help = examples_with_bundles(&[("trilith upgrade inspect trilith-1.5.0.bundle", "Who signed it, what is in it, what changes.")]))]
+    ///
+    /// It shows whether a trusted key has signed the bundle, what this says of itself with its release notes, and whether its parts are
+    /// whole. Whether the set would take it, trilith upgrade start --dry-run says.
+    #[command(after_long_help = examples_with_bundles(&[
+        ("trilith upgrade inspect --keys bundle.pub trilith-1.5.0.bundle", "Whether one of these keys has signed it, and what is in it."),
+        ("trilith upgrade inspect trilith-1.5.0.bundle", "The same with this system's keys; where it has none, without a word on who signed it."),
+    ]))]
     Inspect {
         /// The bundle's file.
         file: PathBuf,
-        /// The file of public keys that it must be signed with, [default: this system's, where it has any].
+        /// The file of public keys of which one must have signed it [default: this system's; where it has none, the signature is
+        /// not checked].
         #[arg(long, value_name = "FILE")]
         keys: Option<PathBuf>,
         /// Print JSON.

@@ -13,7 +13,7 @@ use super::{Failure, Quantiles, Window, lock, ms, now_ns, us};
 pub struct Break {
     /// When it was seen.
     pub at_ns: u64,
-    /// Its local TCP port, by which the nodes' conntrack tables know it.
+    /// Its local TCP port, by which a node's HAProxy knows it.
     pub local_port: u16,
     /// How.
     pub failure: Failure,

@@ -22,12 +22,12 @@ fuzz_target!(|bytes: &[u8]| {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(after.len());
         let (datagram, next) = after.split_at(length);
         match (kind % 3, datagram) {
-            (0, datagram) => assert!(opener.open(datagram).is_err()),
+            (0, datagram) => assert!(opener.open(datagram).is_err() && opener.open_probe(datagram).is_err()),
             (1, [high, low, change, ..]) if *change != 0 && !genuine.is_empty() => {
                 let mut changed = genuine.clone();
                 let at = usize::from(u16::from_be_bytes([*high, *low])) % changed.len();
                 changed[at] ^= change;
-                assert!(opener.open(&changed).is_err());
+                assert!(opener.open(&changed).is_err() && opener.open_probe(&changed).is_err());
             }
             _ => {
                 counter += 1;

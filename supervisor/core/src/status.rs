@@ -112,6 +112,9 @@ pub struct Relay {
     pub next: Option<String>,
     /// How many hops a packet may have made before it ends here.
     pub last_hop: u8,
+    /// Nodes to which packets go through a tunnel, because the network drops those with clients' addresses; added by the shell.
+    #[serde(default)]
+    pub tunnels: Vec<String>,
 }
 
 /// One automatic decision.

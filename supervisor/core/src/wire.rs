@@ -11,6 +11,8 @@
 //! random number drawn at each start of a supervisor, so a disk or VM snapshot that is rolled back can never make a
 //! nonce occur twice: a persisted boot epoch could.
 //!
+//! A probe begins with "TP" and has no fields; it shares session, counter and key, and its nonces are none of a heartbeat's.
+//!
 //! # Fields
 //!
 //! `tag u8 | length u16 | bytes`, in any order. A reader skips tags that it does not know and bytes behind those that it
@@ -37,7 +39,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{MAX_NODES, NodeId};
 use crate::health::Fitness;
 
-pub use seal::{HEADER, Opener, ROUTINE, Sealer, VERSION_AT};
+pub use seal::{HEADER, Opener, PROBE, ROUTINE, Sealer, VERSION_AT};
 
 /// Version of the datagram and of the disk record that is written. Every version from 1 on is read as far as its fields
 /// are known.

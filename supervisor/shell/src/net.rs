@@ -6,6 +6,7 @@
 pub mod kernel;
 #[cfg(test)]
 mod tests;
+pub mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use trilith_core::command::{Command, Deed, Ring};
 use trilith_core::config::{NodeId, Settings, Vip, VipId};
 use trilith_core::decision::describe_mac;
@@ -26,6 +27,7 @@ use crate::neighbour::frame::Mac;
 use crate::neighbour::{Heard, Neighbour, Question};
 use crate::{relay, sysctl};
 use kernel::{Changes, Gateway, Kernel, LOOPBACK, Link, Watch};
+use tunnel::Tunnels;
 
 /// Commands that may wait; the core has at most a few for each VIP under way.
 const COMMAND_QUEUE: usize = 256;
@@ -59,6 +61,16 @@ impl Handle {
         rivals.iter().filter_map(|(address, rival)| Some((*address, rival.stubborn(now)?))).collect()
     }
 
+    /// Nodes to which what is relayed goes through a tunnel, or why there is none although there must be.
+    ///
+    /// # Errors
+    /// What the kernel has refused.
+    pub fn tunnels(&self) -> Result<Vec<NodeId>, String> {
+        let tunnels = locked(&self.world.tunnels).clone()?;
+        let nodes = (0..self.world.settings.nodes.len() as u8).map(NodeId);
+        Ok(nodes.filter(|node| tunnels.leads_to(*node)).collect())
+    }
+
     /// Packets passed on to the next node since the rules were first loaded.
     ///
     /// # Errors
@@ -71,11 +83,16 @@ impl Handle {
 /// Makes the network ready and serves commands from then on: kernel parameters, relay rules, then the VIPs on `lo`.
 ///
 /// A VIP that an earlier run has left on its interface is taken off: a node that has just started owns nothing. Relay rules
-/// that an earlier run has left stay in force until the first [`Command::Relay`].
+/// that an earlier run has left stay in force until the first [`Command::Relay`]. `tunnels` says what the peer channel has found out.
 ///
 /// # Errors
 /// A kernel parameter, the rules or an address is refused; a raw socket is not permitted.
-pub async fn start(settings: Arc<Settings>, me: NodeId, events: mpsc::Sender<Event>) -> Result<Handle> {
+pub async fn start(
+    settings: Arc<Settings>,
+    me: NodeId,
+    events: mpsc::Sender<Event>,
+    tunnels: watch::Receiver<Tunnels>,
+) -> Result<Handle> {
     sysctl::apply_global()?;
     let kernel = Kernel::open()?;
     let watch = Watch::open()?;
@@ -92,6 +109,7 @@ pub async fn start(settings: Arc<Settings>, me: NodeId, events: mpsc::Sender<Eve
         neighbour,
         links: Mutex::default(),
         gateway: Mutex::default(),
+        tunnels: Mutex::new(Ok(Tunnels::default())),
         rivals: Mutex::new(own.into_iter().map(|address| (address, Rival::default())).collect()),
         begun: Instant::now(),
     });
@@ -102,13 +120,13 @@ pub async fn start(settings: Arc<Settings>, me: NodeId, events: mpsc::Sender<Eve
     world.remove_leftovers().await?;
     shell.look_at_links().await?;
     if !relay::in_force().await? {
-        relay::apply(&relay::ruleset(&world.settings, None, &world.present())).await?;
+        relay::apply(&relay::ruleset(&world.settings, None, &world.present(), Tunnels::default())).await?;
     }
     world.assert_loopback().await?;
 
     let (commands, queue) = mpsc::channel(COMMAND_QUEUE);
     tokio::spawn(listen(world.clone(), events.clone()));
-    tokio::spawn(keep_ring(world.clone(), ring_queue, events));
+    tokio::spawn(keep_ring(world.clone(), ring_queue, tunnels, events));
     tokio::spawn(shell.run(queue, watch));
     Ok(Handle { commands, world })
 }
@@ -122,6 +140,8 @@ struct World {
     /// The interfaces of VIPs that exist now, by name.
     links: Mutex<BTreeMap<String, Link>>,
     gateway: Mutex<Gateways>,
+    /// Those in use, or why there are none.
+    tunnels: Mutex<Result<Tunnels, String>>,
     /// The node's own addresses, and who else has them.
     rivals: Mutex<BTreeMap<IpAddr, Rival>>,
     begun: Instant,
@@ -202,6 +222,41 @@ impl World {
             added.with_context(|| format!("VIP {} ({}) cannot be added to lo", vip.name, vip.address))?;
         }
         Ok(())
+    }
+
+    /// Nobody but the other nodes may use the tunnel, not even while it is being made.
+    async fn tunnel_up(&self) -> Result<()> {
+        relay::apply(&tunnel::guard(&self.settings, self.me, true)).await?;
+        tunnel::put_up(&self.kernel, &self.settings, self.me).await
+    }
+
+    async fn tunnel_down(&self) -> Result<()> {
+        tunnel::take_down(&self.kernel).await?;
+        relay::apply(&tunnel::guard(&self.settings, self.me, false)).await
+    }
+
+    /// Keeps for `status` which tunnels are used, or why none is although there must be.
+    fn uses(&self, usable: Result<Tunnels>) -> Tunnels {
+        let usable = usable.map_err(|error| format!("{error:#}"));
+        let in_use = usable.clone().unwrap_or_default();
+        let before = std::mem::replace(&mut *locked(&self.tunnels), usable.clone());
+        match usable {
+            Ok(now) if before.is_ok_and(|before| before == now) => {}
+            Ok(now) if now.any() => {
+                let names = |nodes: u8| {
+                    let nodes = (0..).zip(&self.settings.nodes).filter(|(number, _)| nodes & 1 << number != 0);
+                    nodes.map(|(_, node)| node.name.as_str()).collect::<Vec<_>>().join(", ")
+                };
+                tracing::warn!(
+                    to = names(now.to),
+                    from = names(now.from),
+                    "the network does not carry packets with clients' addresses between nodes: they are relayed through a tunnel"
+                );
+            }
+            Ok(_) => tracing::info!("nothing is relayed through a tunnel any more"),
+            Err(why) => tracing::error!("no tunnel, but the network does not carry what is relayed: {why}"),
+        }
+        in_use
     }
 
     /// Asks what can be asked on the link; a question to nobody is not answered, but for a gateway that there is not.
@@ -442,18 +497,43 @@ impl Shell {
     }
 }
 
-/// Puts rings in force, one after the other, and of several that wait only the newest.
-async fn keep_ring(world: Arc<World>, mut queue: mpsc::Receiver<RingChange>, events: mpsc::Sender<Event>) {
+/// Puts rings in force, one after the other, and of several that wait only the newest; and tunnels, where they are needed.
+async fn keep_ring(
+    world: Arc<World>,
+    mut queue: mpsc::Receiver<RingChange>,
+    mut tunnels: watch::Receiver<Tunnels>,
+    events: mpsc::Sender<Event>,
+) {
     let mut ring = None;
-    while let Some(first) = queue.recv().await {
+    // An earlier run may have left one.
+    let mut tunnel_is_up = None;
+    loop {
+        let first = tokio::select! {
+            change = queue.recv() => match change {
+                Some(change) => Some(change),
+                None => return,
+            },
+            // Rules of an earlier run know its tunnel.
+            Ok(()) = tunnels.changed(), if ring.is_some() => None,
+        };
         let mut answers = 0;
-        for change in std::iter::once(first).chain(std::iter::from_fn(|| queue.try_recv().ok())) {
+        for change in first.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok())) {
             if let RingChange::Set(newest) = change {
                 ring = Some(newest);
                 answers += 1;
             }
         }
-        let result = relay::apply(&relay::ruleset(&world.settings, ring.as_ref(), &world.present())).await;
+        let wanted = *tunnels.borrow_and_update();
+        let usable = match wanted.any() {
+            true if tunnel_is_up == Some(true) => Ok(wanted),
+            true => world.tunnel_up().await.map(|()| wanted),
+            false => Ok(Tunnels::default()),
+        };
+        if wanted.any() {
+            tunnel_is_up = usable.is_ok().then_some(true);
+        }
+        let in_use = world.uses(usable);
+        let result = relay::apply(&relay::ruleset(&world.settings, ring.as_ref(), &world.present(), in_use)).await;
         if answers == 0
             && let Err(error) = &result
         {
@@ -461,6 +541,12 @@ async fn keep_ring(world: Arc<World>, mut queue: mpsc::Receiver<RingChange>, eve
         }
         for _ in 0..answers {
             answer(&events, Deed::Relay, &result).await;
+        }
+        if !wanted.any() && tunnel_is_up != Some(false) {
+            match world.tunnel_down().await {
+                Ok(()) => tunnel_is_up = Some(false),
+                Err(error) => tracing::error!("{error:#}"),
+            }
         }
     }
 }

@@ -30,7 +30,12 @@
 //! # A second path
 //!
 //! See [`detour`].
+//!
+//! # What the network carries
+//!
+//! See [`barred`].
 
+mod barred;
 mod detour;
 mod steer;
 #[cfg(test)]
@@ -46,18 +51,21 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use trilith_core::config::{MAX_NODES, NodeId, Settings};
 use trilith_core::event::Event;
-use trilith_core::wire::{Heartbeat, MAX_DATAGRAM, Opener, Sealer, Session, WireError};
+use trilith_core::wire::{Authentic, Heartbeat, MAX_DATAGRAM, Opener, PROBE, Sealer, Session, WireError};
 
+use crate::net::tunnel::Tunnels;
+use barred::{Barred, foreign};
 use detour::Detour;
 use steer::{LOBBY, Sockets};
 
 /// Starts the peer channel of node `me` in `session`, which must have been drawn at random at this start of the supervisor.
 ///
-/// The channel ends when the handle is dropped.
+/// The channel ends when the handle is dropped. It tells by `tunnels` between which nodes the network does not carry what is relayed,
+/// and begins with what is known there.
 ///
 /// # Errors
 ///
@@ -69,6 +77,7 @@ pub fn start(
     secret: &[u8],
     session: Session,
     events: mpsc::Sender<Event>,
+    tunnels: watch::Sender<Tunnels>,
 ) -> anyhow::Result<Handle> {
     let port = settings.set.peer_port;
     let addresses: Vec<SocketAddr> = settings.nodes.iter().map(|node| SocketAddr::new(node.address, port)).collect();
@@ -77,6 +86,7 @@ pub fn start(
         .with_context(|| format!("peer port {own} of node {}", settings.node_name(me)))?;
     let sockets = Arc::new(sockets);
     let set = &settings.set.name;
+    let known = tunnels.borrow().from;
     let channel = Channel {
         me,
         sealer: Sealer::new(secret, set, me, session),
@@ -86,6 +96,8 @@ pub fn start(
         sessions: [None; MAX_NODES],
         eager_until: None,
         detour: Detour::new(own, me, Instant::now()),
+        barred: Barred::new(own, known, Instant::now()),
+        tunnels,
         events,
         stats: Stats::default(),
         strange: [None; MAX_NODES],
@@ -179,6 +191,8 @@ struct Channel {
     /// Nothing may wait until then, routine or not.
     eager_until: Option<Instant>,
     detour: Detour,
+    barred: Barred,
+    tunnels: watch::Sender<Tunnels>,
     events: mpsc::Sender<Event>,
     stats: Stats,
     /// When something forged last came from each node's address.
@@ -221,6 +235,7 @@ impl Channel {
             self.detour.keep_up(now);
         }
         self.sealer.set_deaf(paths.deaf);
+        self.sealer.set_barred(self.barred.nodes());
         self.sealer.seal(heartbeat, &mut self.datagram);
         for (node, address) in self.addresses.iter().enumerate().filter(|(node, _)| *node != usize::from(self.me.0)) {
             // Each peer's own socket, so that datagrams that wait for a dead one's MAC address take no other's room. Past the
@@ -233,6 +248,16 @@ impl Channel {
                 self.stats.detoured += 1;
             }
         }
+        if self.barred.is_due(now) {
+            self.sealer.probe(&mut self.datagram);
+            for (_, address) in self.addresses.iter().enumerate().filter(|(node, _)| *node != usize::from(self.me.0)) {
+                self.barred.send(&self.datagram, *address);
+            }
+        }
+        let barred = |peer: NodeId| self.opener.barred(peer).is_some_and(|nodes| nodes & 1 << self.me.0 != 0);
+        let to = (0..MAX_NODES as u8).filter(|peer| barred(NodeId(*peer))).map(|peer| 1 << peer).sum();
+        let tunnels = Tunnels { to, from: self.barred.nodes().unwrap_or(0) };
+        self.tunnels.send_if_modified(|before| std::mem::replace(before, tunnels) != tunnels);
     }
 
     /// Learns from the core's own heartbeat which session each peer is in, and lets it into that peer's queue.
@@ -287,39 +312,50 @@ impl Channel {
     }
 
     fn take(&mut self, datagram: &[u8], source: SocketAddr) {
-        let stats = &mut self.stats;
-        match self.opener.open(datagram) {
-            Ok(authentic) => {
-                stats.received += 1;
-                let node = usize::from(authentic.from().0);
-                if self.sessions[node].is_none_or(|session| session == authentic.heartbeat().session) {
-                    self.detour.heard(authentic.from(), source, Instant::now());
-                }
-                if self.events.try_send(Event::Peer(authentic)).is_err() {
-                    stats.overflowed += 1;
-                }
+        // A probe that comes from its sender's own address has found out nothing.
+        let opened = match datagram.starts_with(&PROBE) && source.ip() == foreign(source.ip()) {
+            true => self.opener.open_probe(datagram).map(|peer| self.barred.probed(peer, Instant::now())),
+            false => self.opener.open(datagram).map(|authentic| self.hear(authentic, source)),
+        };
+        if let Err(refused) = opened {
+            self.refuse(refused, source);
+        }
+    }
+
+    fn hear(&mut self, authentic: Authentic, source: SocketAddr) {
+        self.stats.received += 1;
+        let (from, now) = (authentic.from(), Instant::now());
+        let believed = self.sessions[usize::from(from.0)];
+        if believed.is_none_or(|session| session == authentic.heartbeat().session) {
+            let direct = self.detour.heard(from, source, now);
+            if direct && self.opener.barred(from).is_some() {
+                self.barred.heard(from, now);
             }
-            Err(refused) => {
-                match refused {
-                    WireError::Forged => stats.forged += 1,
-                    WireError::Replayed { .. } => stats.replayed += 1,
-                    _ => stats.malformed += 1,
-                }
-                let now = Instant::now();
-                if refused == WireError::Forged {
-                    let whose = self.addresses.iter().position(|address| address.ip() == source.ip());
-                    whose.into_iter().for_each(|node| self.strange[node] = Some(now));
-                }
-                let quiet = self.last_warning.is_some_and(|last| now.duration_since(last) < WARNING_PAUSE);
-                if !quiet && !matches!(refused, WireError::Replayed { .. }) {
-                    self.last_warning = Some(now);
-                    let Stats { forged, replayed, malformed, .. } = self.stats;
-                    tracing::warn!(
-                        "a datagram from {source} is refused: {refused}; since the start {forged} forged, {replayed} replayed, \
-                         {malformed} malformed. Do all nodes have the same set name and secret?"
-                    );
-                }
-            }
+        }
+        if self.events.try_send(Event::Peer(authentic)).is_err() {
+            self.stats.overflowed += 1;
+        }
+    }
+
+    fn refuse(&mut self, refused: WireError, source: SocketAddr) {
+        match refused {
+            WireError::Forged => self.stats.forged += 1,
+            WireError::Replayed { .. } => self.stats.replayed += 1,
+            _ => self.stats.malformed += 1,
+        }
+        let now = Instant::now();
+        if refused == WireError::Forged {
+            let whose = self.addresses.iter().position(|address| address.ip() == source.ip());
+            whose.into_iter().for_each(|node| self.strange[node] = Some(now));
+        }
+        let quiet = self.last_warning.is_some_and(|last| now.duration_since(last) < WARNING_PAUSE);
+        if !quiet && !matches!(refused, WireError::Replayed { .. }) {
+            self.last_warning = Some(now);
+            let Stats { forged, replayed, malformed, .. } = self.stats;
+            tracing::warn!(
+                "a datagram from {source} is refused: {refused}; since the start {forged} forged, {replayed} replayed, \
+                 {malformed} malformed. Do all nodes have the same set name and secret?"
+            );
         }
     }
 }

@@ -47,6 +47,10 @@
 //!
 //! is kept in the DSCP field. Clients may set that field too, so it is believed only from the MAC address of a node.
 //! A packet of a flow that is known is passed up untouched.
+//!
+//! # Where the network carries no clients' addresses
+//!
+//! Between nodes where that is so ([`Tunnels`]) a packet takes the tunnel instead of the link, unchanged. What comes out of it comes from a node.
 
 mod counter;
 
@@ -61,7 +65,9 @@ use nix::libc;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use trilith_core::command::Ring;
-use trilith_core::config::{Node, Settings};
+use trilith_core::config::{Node, NodeId, Settings, Vip};
+
+use crate::net::tunnel::{self, Tunnels};
 
 /// Socket mark of connections that came in through a VIP: "tril".
 pub const MARK: u32 = 0x7472_696c;
@@ -80,9 +86,9 @@ const PRIORITY: i32 = -200;
 ///
 /// Counter and handshakes live on. `None` is the ring of a node that knows nothing yet: what is not known here is dropped, so
 /// that its flow's owner is found by a retransmission; to answer it with RST would be to speak for nodes not yet heard.
-/// Interfaces that are not in `present` get no rules, since `nft` would refuse all of them.
-pub fn ruleset(settings: &Settings, ring: Option<&Ring>, present: &BTreeSet<String>) -> String {
-    [Family::V4, Family::V6].iter().map(|family| table(*family, settings, ring, present)).collect()
+/// Interfaces that are not in `present` get no rules, since `nft` would refuse all of them. The tunnel must be there if `tunnels` are used.
+pub fn ruleset(settings: &Settings, ring: Option<&Ring>, present: &BTreeSet<String>, tunnels: Tunnels) -> String {
+    [Family::V4, Family::V6].iter().map(|family| table(*family, settings, ring, present, tunnels)).collect()
 }
 
 /// Puts a transaction of [`ruleset`] in force.
@@ -185,7 +191,13 @@ impl Family {
     }
 }
 
-fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTreeSet<String>) -> String {
+fn table(
+    family: Family,
+    settings: &Settings,
+    ring: Option<&Ring>,
+    present: &BTreeSet<String>,
+    tunnels: Tunnels,
+) -> String {
     let ip = family.word();
     let vips: Vec<_> = settings.vips.iter().filter(|vip| family.is(vip.address)).collect();
     if vips.is_empty() {
@@ -194,13 +206,14 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
     let addresses = vips.iter().map(|vip| vip.address.to_string()).collect::<Vec<_>>().join(", ");
     let interfaces: BTreeSet<_> =
         vips.iter().map(|vip| &vip.interface).filter(|name| present.contains(*name)).collect();
-    let carriers: BTreeSet<_> = vips.iter().map(|vip| format!("\"{}\"", vip.interface)).collect();
-    let carriers = carriers.into_iter().collect::<Vec<_>>().join(", ");
-    let next = ring.and_then(|ring| ring.next).and_then(|next| settings.nodes.get(usize::from(next.0)));
-    let next = next.and_then(|node| family.address(node)).filter(|_| !interfaces.is_empty());
+    // What comes out of the tunnel is judged also when this node does not use it any more: others may for a moment.
+    let carriers: BTreeSet<_> = vips.iter().map(|vip| vip.interface.as_str()).chain([tunnel::NAME]).collect();
+    let carriers = carriers.into_iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    let next = ring.and_then(|ring| ring.next);
+    let ways = next.map_or_else(Vec::new, |next| ways(family, settings, &interfaces, next, tunnels));
     // A packet makes one hop more than the last node is away: it ends where it started, at the node that owns the VIP.
-    let hops = match (ring, next) {
-        (Some(ring), Some(_)) if ring.last_hop > 0 => ring.last_hop + 1,
+    let hops = match ring {
+        Some(ring) if ring.last_hop > 0 && !ways.is_empty() => ring.last_hop + 1,
         _ => 0,
     };
 
@@ -250,30 +263,22 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
     match ring {
         None => rule("ring", "drop".to_owned()),
         Some(ring) => {
-            if let Some(macs) = peers(ring) {
-                let ways = (1..hops).map(|hop| format!("{hop} : goto hop{}", hop + 1));
-                let ways = ways.chain((hops > 0).then(|| format!("{hops} : goto end"))).collect::<Vec<_>>().join(", ");
+            for peers in peers(ring).into_iter().chain([format!("iifname \"{}\"", tunnel::NAME)]) {
+                let steps = (1..hops).map(|hop| format!("{hop} : goto hop{}", hop + 1));
+                let steps = steps.chain((hops > 0).then(|| format!("{hops} : goto end"))).collect::<Vec<_>>();
                 if hops > 0 {
-                    rule("ring", format!("ether saddr {{ {macs} }} {ip} dscp vmap {{ {ways} }}"));
+                    rule("ring", format!("{peers} {ip} dscp vmap {{ {} }}", steps.join(", ")));
                 }
                 // Only where a packet came into the ring may it be reset, once it has been all around. A peer that passes on
                 // what this node would end has another view for a moment: the next try finds the way, a reset would not.
-                rule("ring", format!("ether saddr {{ {macs} }} {ip} dscp != 0 drop"));
+                rule("ring", format!("{peers} {ip} dscp != 0 drop"));
             }
             rule("ring", format!("goto {}", if hops > 0 { "hop1" } else { "end" }));
         }
     }
-    if let Some(next) = next {
-        for hop in 1..=hops {
-            for interface in &interfaces {
-                rule(
-                    &format!("hop{hop}"),
-                    format!(
-                        "iifname \"{interface}\" {ip} dscp set {hop} counter name relayed \
-                         dup to {next} device \"{interface}\" drop"
-                    ),
-                );
-            }
+    for hop in 1..=hops {
+        for (came, leaves) in &ways {
+            rule(&format!("hop{hop}"), format!("{came} {ip} dscp set {hop} counter name relayed dup to {leaves} drop"));
         }
     }
     rule("end", format!("meta mark set {MARK:#x} accept"));
@@ -288,10 +293,34 @@ fn table(family: Family, settings: &Settings, ring: Option<&Ring>, present: &BTr
     text
 }
 
-/// The other nodes' MAC addresses, if any is known.
+/// By which way packets are passed on to `next`: how they have come, and where they leave.
+fn ways(
+    family: Family,
+    settings: &Settings,
+    interfaces: &BTreeSet<&String>,
+    next: NodeId,
+    tunnels: Tunnels,
+) -> Vec<(String, String)> {
+    let Some(address) = settings.nodes.get(usize::from(next.0)).and_then(|node| family.address(node)) else {
+        return Vec::new();
+    };
+    let leaves = |interface: &String| match tunnels.leads_to(next) {
+        true => format!("{} device \"{}\"", tunnel::gateway(next, family == Family::V4), tunnel::NAME),
+        false => format!("{address} device \"{interface}\""),
+    };
+    let came = |interface: &String| (format!("iifname \"{interface}\""), leaves(interface));
+    let mut ways: Vec<_> = interfaces.iter().map(|interface| came(interface)).collect();
+    // What comes out of the tunnel has lost by which interface it came: that of its VIP.
+    let vips = settings.vips.iter().filter(|vip| family.is(vip.address) && interfaces.contains(&vip.interface));
+    let from_tunnel = |vip: &Vip| format!("iifname \"{}\" {} daddr {}", tunnel::NAME, family.word(), vip.address);
+    ways.extend(vips.map(|vip| (from_tunnel(vip), leaves(&vip.interface))));
+    ways
+}
+
+/// What comes from the other nodes, if the MAC address of any is known.
 fn peers(ring: &Ring) -> Option<String> {
     let macs = ring.peer_macs.iter().map(mac).collect::<Vec<_>>();
-    (!macs.is_empty()).then(|| macs.join(", "))
+    (!macs.is_empty()).then(|| format!("ether saddr {{ {} }}", macs.join(", ")))
 }
 
 fn mac(octets: &[u8; 6]) -> String {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 use trilith_core::command::{Accepted, Command, Refused};
 use trilith_core::config::{NodeId, ServiceId, Settings};
@@ -23,6 +23,7 @@ use trilith_core::wire::Session;
 
 use crate::alarm::Alarm;
 use crate::control::{self, Asked};
+use crate::net::tunnel;
 use crate::trial::Trial;
 use crate::{disk, firstboot, front, haproxy, net, notices, notify, paths, peers, support, systemd, utc, version};
 
@@ -57,9 +58,10 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
     let session = Session(u64::from_be_bytes(random()?));
     let (events_tx, mut events) = mpsc::channel(EVENTS);
     let (requests_tx, mut requests) = mpsc::channel(control::MAX_CONNECTIONS);
+    let (tunnels_tx, tunnels) = watch::channel(tunnel::left(&settings, me).await?);
     let mut shells = Shells {
-        net: Arc::new(net::start(settings.clone(), me, events_tx.clone()).await?),
-        peers: peers::start(&settings, me, &state.secret, session, events_tx.clone())?,
+        net: Arc::new(net::start(settings.clone(), me, events_tx.clone(), tunnels).await?),
+        peers: peers::start(&settings, me, &state.secret, session, events_tx.clone(), tunnels_tx)?,
         haproxy: Arc::new(haproxy::start(settings.clone(), me, events_tx.clone()).await?),
         front: front::start(&settings, haproxy::master(), events_tx.clone()),
         systemd: systemd::start(&units(&settings), events_tx.clone()),
@@ -223,6 +225,13 @@ impl Run {
                 let mut status = self.status();
                 status.channel = Some(channel(shells.peers.stats()));
                 status.alarms.extend(strangers(&status, &shells.peers.strangers()));
+                match shells.net.tunnels() {
+                    Ok(nodes) => {
+                        status.relay.tunnels =
+                            nodes.into_iter().map(|node| self.settings.node_name(node).to_owned()).collect()
+                    }
+                    Err(why) => status.alarms.push(no_tunnel(&why)),
+                }
                 let (haproxy, net) = (shells.haproxy.clone(), shells.net.clone());
                 let (settings, inactive) = (self.settings.clone(), self.inactive.clone());
                 tokio::spawn(async move {
@@ -295,6 +304,13 @@ fn strangers(status: &Status, nodes: &[NodeId]) -> Vec<String> {
             )
         })
         .collect()
+}
+
+fn no_tunnel(why: &str) -> String {
+    format!(
+        "the network drops packets with clients' addresses between nodes, and there is no tunnel ({why}): connections break when a \
+         VIP moves. Allow the nodes to send from any address (SpoofGuard, IP source guard, clean-traffic)"
+    )
 }
 
 fn channel(stats: peers::Stats) -> Channel {

@@ -4,6 +4,8 @@
 //! frames; neither end sees its carrier change, like a host whose uplink died. [`Switch::link`] is the fault that both
 //! ends do see.
 
+use std::net::IpAddr;
+
 use anyhow::{Result, bail};
 
 use crate::netns::Netns;
@@ -98,6 +100,16 @@ impl Switch {
         self.nft(&format!("flush chain bridge faults loss\n{rule}"))
     }
 
+    /// Loses what the port sends from other addresses than these, as SpoofGuard, IP source guard and `clean-traffic` do.
+    pub fn guard(&self, port: &str, own: &[IpAddr]) -> Result<()> {
+        let own = own.iter().map(|address| {
+            let set = if address.is_ipv4() { "own" } else { "own6" };
+            format!("add element bridge faults {set} {{ {port} . {address} }}\n")
+        });
+        let own: String = own.collect();
+        self.nft(&format!("{own}add element bridge faults guarded {{ {port} }}\n"))
+    }
+
     /// Sets the link of a port; the node's `eth0` loses or gets its carrier.
     pub fn link(&self, port: &str, up: bool) -> Result<()> {
         self.netns.ip(&format!("link set dev {port} {}\n", if up { "up" } else { "down" }))
@@ -106,8 +118,9 @@ impl Switch {
     /// Ends all cuts and losses and sets all links up.
     pub fn heal(&self) -> Result<()> {
         self.nft(
-            "flush set bridge faults from\nflush set bridge faults to\n\
-             flush set bridge faults pairs\nflush chain bridge faults loss\n",
+            "flush set bridge faults from\nflush set bridge faults to\nflush set bridge faults pairs\n\
+             flush set bridge faults guarded\nflush set bridge faults own\nflush set bridge faults own6\n\
+             flush chain bridge faults loss\n",
         )?;
         for port in self.ports()? {
             self.link(&port, true)?;
@@ -171,12 +184,22 @@ table bridge faults {
     set from { type ifname; }
     set to { type ifname; }
     set pairs { type ifname . ifname; }
+    set guarded { type ifname; }
+    set own { type ifname . ipv4_addr; }
+    set own6 { type ifname . ipv6_addr; }
     chain loss { }
+    chain guard {
+        iifname . ip saddr @own return
+        iifname . ip6 saddr @own6 return
+        ip6 saddr fe80::/10 return
+        meta protocol { ip, ip6 } drop
+    }
     chain forward {
         type filter hook forward priority 0
         iifname @from drop
         oifname @to drop
         iifname . oifname @pairs drop
+        iifname @guarded jump guard
         jump loss
     }
 }
@@ -198,10 +221,11 @@ mod tests {
             switch.cut("a", Direction::Both)?;
             switch.cut_between("a", "b")?;
             switch.lose(10)?;
-            assert_eq!(switch.faults()?.len(), 4);
+            switch.guard("a", &["10.77.0.11".parse()?, "fd77::11".parse()?])?;
+            assert_eq!(switch.faults()?.len(), 7);
             switch.heal_port("a", Direction::In)?;
             switch.heal_port("a", Direction::In)?;
-            assert_eq!(switch.faults()?.len(), 3);
+            assert_eq!(switch.faults()?.len(), 6);
             switch.heal()?;
             assert_eq!(switch.faults()?, Vec::<String>::new());
             assert_eq!(switch.ports()?, ["a"]);

@@ -48,6 +48,27 @@ fn planned_moves_of_an_ipv6_vip_are_not_noticed() -> Result<()> {
 
 #[test]
 #[ignore = "needs root and the root tree"]
+fn planned_moves_are_not_noticed_where_the_network_drops_what_bears_a_clients_address() -> Result<()> {
+    with_lab(|lab| {
+        for node in &lab.nodes {
+            let own = [node.address().into(), node.address6().into(), VIP.into(), VIP6.into()];
+            lab.switch.guard(node.name(), &own)?;
+        }
+        let tunnels = |wanted: usize| {
+            let all =
+                || lab.nodes.iter().all(|node| full_status(node).is_ok_and(|it| it.relay.tunnels.len() == wanted));
+            wait_until(&format!("{wanted} tunnels on each node"), SOON, all)
+        };
+        tunnels(2)?;
+        planned_moves(lab, "public", VIP.into())?;
+        planned_moves(lab, "public6", VIP6.into())?;
+        lab.heal()?;
+        tunnels(0).map(drop)
+    })
+}
+
+#[test]
+#[ignore = "needs root and the root tree"]
 fn draining_the_owner_is_not_noticed_and_undraining_puts_it_back() -> Result<()> {
     with_lab(|lab| {
         at_home(lab, "a")?;
@@ -410,9 +431,7 @@ fn a_document_that_one_node_s_haproxy_cannot_load_is_taken_back_everywhere_and_n
             ensure!(text == good, "node {} has another document than the set", node.name());
         }
         // Nothing is left for the next reboot to find.
-        let status = |node: &Node| {
-            Ok::<Status, anyhow::Error>(serde_json::from_str(&node.run("trilith", &["status", "--json"])?)?)
-        };
+        let status = |node: &Node| full_status(node);
         let well = |node: &Node| status(node).is_ok_and(|status| status.haproxy_problem.is_none());
         wait_until("HAProxies that run what is in force", SOON, || lab.nodes.iter().all(well)).map(drop)
     })
@@ -594,6 +613,10 @@ fn fault(lab: &Lab, owner: &'static str, deed: impl FnOnce(&Node) -> Result<()>)
     let gap_ms = steady.finish().longest_gap_ms;
     ensure!(gap_ms < SOON.as_millis() as f64, "nobody could connect for {gap_ms} ms");
     Ok(())
+}
+
+fn full_status(node: &Node) -> Result<Status> {
+    Ok(serde_json::from_str(&node.run("trilith", &["status", "--json"])?)?)
 }
 
 /// Gives what the coordinator keeps another disk.

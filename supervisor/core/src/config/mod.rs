@@ -121,6 +121,13 @@ impl Settings {
     }
 }
 
+impl Set {
+    /// UDP port of the tunnel between nodes: the one after the peer channel's; before it, where there is none after it.
+    pub fn tunnel_port(&self) -> u16 {
+        self.peer_port.checked_add(1).unwrap_or(self.peer_port - 1)
+    }
+}
+
 /// `[set]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {

@@ -113,6 +113,7 @@ impl Node {
             loaded: self.health.relay == Some(true),
             next: ring.and_then(|r| r.next).map(|n| self.settings.nodes[n.0 as usize].name.clone()),
             last_hop: ring.map_or(0, |r| r.last_hop),
+            tunnels: Vec::new(),
         }
     }
 

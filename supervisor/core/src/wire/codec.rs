@@ -11,6 +11,7 @@
 //! | 5 | VIP, one for each | key u32, seen u64, flags u8, claim epoch u64, grant: owner u8, epoch u64, session u64, counter u64, successor u8 |
 //! | 6 | ask | serial u32, node u8, kind u8 (1 move, 2 drain), key u32, epoch u64, to u8, drained u8 |
 //! | 7 | deaf ([`super::Sealer::set_deaf`]) | bitmap of nodes u8 |
+//! | 8 | barred ([`super::Sealer::set_barred`]) | bitmap of nodes u8 |
 //!
 //! Fields 1 to 3 are in every heartbeat. Tags 128 and above are free for tests.
 
@@ -170,13 +171,27 @@ impl DiskRecord {
 
 /// The nodes that the sender does not hear on the direct path; none when it does not say.
 pub(super) fn deaf(fields: &[u8]) -> u8 {
-    let said = Fields(fields).filter_map(Result::ok).find(|(tag, _)| *tag == DEAF);
-    said.and_then(|(_, mut field)| field.u8().ok()).unwrap_or(0)
+    nodes(fields, DEAF).unwrap_or(0)
 }
 
 /// Appends the field that [`deaf`] reads.
 pub(super) fn encode_deaf(nodes: u8, out: &mut Vec<u8>) {
     field(out, DEAF, |out| out.push(nodes));
+}
+
+/// The nodes of which the sender gets no packets with addresses that are not theirs; `None` when it does not look for that.
+pub(super) fn barred(fields: &[u8]) -> Option<u8> {
+    nodes(fields, BARRED)
+}
+
+/// Appends the field that [`barred`] reads.
+pub(super) fn encode_barred(nodes: u8, out: &mut Vec<u8>) {
+    field(out, BARRED, |out| out.push(nodes));
+}
+
+fn nodes(fields: &[u8], wanted: u8) -> Option<u8> {
+    let said = Fields(fields).filter_map(Result::ok).find(|(tag, _)| *tag == wanted);
+    said.and_then(|(_, mut field)| field.u8().ok())
 }
 
 fn encode_vip(report: &VipReport, out: &mut Vec<u8>) {
@@ -393,6 +408,7 @@ const HEARD: u8 = 4;
 const VIP: u8 = 5;
 const ASK: u8 = 6;
 const DEAF: u8 = 7;
+const BARRED: u8 = 8;
 
 const FIT: u8 = 0;
 const DEGRADED: u8 = 1;

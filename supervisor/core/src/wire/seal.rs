@@ -40,6 +40,7 @@ pub struct Sealer {
     session: Session,
     last: Option<u64>,
     deaf: u8,
+    barred: Option<u8>,
 }
 
 impl Sealer {
@@ -48,13 +49,19 @@ impl Sealer {
     /// `session` must be drawn at random for each sealer: with the same one, a key would be used again with the same nonces.
     pub fn new(secret: &[u8], set: &str, me: NodeId, session: Session) -> Sealer {
         let key = Keys::new(secret, set).key(me, session);
-        Sealer { key, me, session, last: None, deaf: 0 }
+        Sealer { key, me, session, last: None, deaf: 0, barred: None }
     }
 
     /// Which nodes (a bitmap) are not heard on the direct path: said in every datagram from now on, so that those nodes also
     /// try another path. The core has no part in it; see `shell/src/peers`.
     pub fn set_deaf(&mut self, nodes: u8) {
         self.deaf = nodes;
+    }
+
+    /// Of which nodes (a bitmap) nothing comes here that bears an address which is not theirs, as what they relay does: said in
+    /// every datagram from now on. `None`, which is not said: this node does not send [`Sealer::probe`]s.
+    pub fn set_barred(&mut self, nodes: Option<u8>) {
+        self.barred = nodes;
     }
 
     /// Puts `heartbeat` as one datagram into `out`, whose old content is dropped.
@@ -75,7 +82,20 @@ impl Sealer {
         if self.deaf != 0 {
             codec::encode_deaf(self.deaf, out);
         }
-        seal_in_place(&self.key, counter, out);
+        if let Some(nodes) = self.barred {
+            codec::encode_barred(nodes, out);
+        }
+        seal_in_place(&self.key, nonce(counter), out);
+    }
+
+    /// Puts a probe into `out`, whose old content is dropped: a header and its tag, with the counter of the last heartbeat. It says
+    /// nothing; where it comes from is what counts. Before the first heartbeat `out` is left empty.
+    pub fn probe(&self, out: &mut Vec<u8>) {
+        out.clear();
+        let Some(counter) = self.last else { return };
+        out.extend(Header { version: VERSION | ROUTINE, sender: self.me.0, session: self.session, counter }.to_bytes());
+        out[..PROBE.len()].copy_from_slice(&PROBE);
+        seal_in_place(&self.key, probe_nonce(counter), out);
     }
 }
 
@@ -86,6 +106,7 @@ pub struct Opener {
     me: NodeId,
     known: [Known; MAX_NODES],
     deaf: [u8; MAX_NODES],
+    barred: [Option<u8>; MAX_NODES],
     buffer: Zeroizing<Vec<u8>>,
 }
 
@@ -99,6 +120,7 @@ impl Opener {
             me,
             known: Default::default(),
             deaf: [0; MAX_NODES],
+            barred: [None; MAX_NODES],
             buffer: Zeroizing::new(Vec::with_capacity(MAX_DATAGRAM)),
         }
     }
@@ -117,14 +139,8 @@ impl Opener {
         }
         let (header, sealed) = datagram.split_first_chunk::<HEADER>().ok_or(WireError::TooShort { length })?;
         let (cipher, tag) = sealed.split_last_chunk::<TAG>().ok_or(WireError::TooShort { length })?;
-        let Header { version, sender, session, counter } = Header::from_bytes(header)?;
-        if sender >= self.nodes {
-            return Err(WireError::UnknownSender(sender));
-        }
-        let from = NodeId(sender);
-        if from == self.me {
-            return Err(WireError::OwnEcho);
-        }
+        let Header { version, sender, session, counter } = Header::from_bytes(header, MAGIC)?;
+        let from = self.sender(sender)?;
         let known = &mut self.known[usize::from(sender)];
         let cached = known.find(session);
         if cached.as_ref().is_some_and(|cached| counter <= cached.highest) {
@@ -141,13 +157,45 @@ impl Opener {
             None => {
                 let key = self.keys.key(from, session);
                 let heartbeat = stamp.unseal(&key, cipher, tag, &mut self.buffer)?;
-                known.insert(Cached { session, key, highest: counter });
+                known.insert(Cached { session, key, highest: counter, probed: 0 });
                 heartbeat
             }
         };
         heartbeat.routine = version & ROUTINE != 0;
         self.deaf[usize::from(sender)] = codec::deaf(&self.buffer);
+        self.barred[usize::from(sender)] = codec::barred(&self.buffer);
         Ok(Authentic { from, heartbeat: Arc::new(heartbeat) })
+    }
+
+    /// Opens a [`Sealer::probe`]: whose it is. Only the session that its sender is believed to be in is asked, and each counter opens once.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is not a whole, unchanged probe of that session, younger than the last one. Nothing is remembered of it.
+    pub fn open_probe(&mut self, datagram: &[u8]) -> Result<NodeId, WireError> {
+        let length = datagram.len();
+        let (header, tag) = datagram.split_first_chunk::<HEADER>().ok_or(WireError::TooShort { length })?;
+        let Ok(tag) = <&[u8; TAG]>::try_from(tag) else { return Err(WireError::TooLong { length }) };
+        let Header { sender, session, counter, .. } = Header::from_bytes(header, PROBE)?;
+        let from = self.sender(sender)?;
+        let used = self.known[usize::from(sender)].used.as_mut();
+        let cached = used.filter(|cached| cached.session == session).ok_or(WireError::Replayed { counter })?;
+        if counter <= cached.probed {
+            return Err(WireError::Replayed { counter });
+        }
+        let tag = Tag::<ChaCha20Poly1305>::from(*tag);
+        let opened = cached.key.decrypt_inout_detached(&probe_nonce(counter), header, (&mut [][..]).into(), &tag);
+        opened.map_err(|_| WireError::Forged)?;
+        cached.probed = counter;
+        Ok(from)
+    }
+
+    fn sender(&self, sender: u8) -> Result<NodeId, WireError> {
+        match NodeId(sender) {
+            _ if sender >= self.nodes => Err(WireError::UnknownSender(sender)),
+            from if from == self.me => Err(WireError::OwnEcho),
+            from => Ok(from),
+        }
     }
 
     /// Takes `session` for the one that `from` runs in now: the core has found it fresh. Its key then stays cached, however
@@ -161,6 +209,12 @@ impl Opener {
     /// Which nodes `from` does not hear on the direct path, by the last datagram of it that was opened.
     pub fn deaf(&self, from: NodeId) -> u8 {
         self.deaf.get(usize::from(from.0)).copied().unwrap_or(0)
+    }
+
+    /// Of which nodes `from` gets nothing that bears an address which is not theirs, by the last datagram of it that was opened.
+    /// `None`: it does not say, and sends no probes itself.
+    pub fn barred(&self, from: NodeId) -> Option<u8> {
+        self.barred.get(usize::from(from.0)).copied().flatten()
     }
 }
 
@@ -178,6 +232,8 @@ struct Cached {
     key: ChaCha20Poly1305,
     /// The highest counter that was opened.
     highest: u64,
+    /// The highest counter of a probe.
+    probed: u64,
 }
 
 impl Known {
@@ -235,9 +291,9 @@ impl Header {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8; HEADER]) -> Result<Header, WireError> {
+    fn from_bytes(bytes: &[u8; HEADER], magic: [u8; 2]) -> Result<Header, WireError> {
         let [m0, m1, version, sender, s0, s1, s2, s3, s4, s5, s6, s7, c0, c1, c2, c3, c4, c5, c6, c7] = *bytes;
-        if [m0, m1] != MAGIC {
+        if [m0, m1] != magic {
             return Err(WireError::Foreign);
         }
         if version & !ROUTINE == 0 {
@@ -273,10 +329,10 @@ impl Stamp<'_> {
 }
 
 /// Encrypts all behind the header, and appends the tag.
-fn seal_in_place(key: &ChaCha20Poly1305, counter: u64, datagram: &mut Vec<u8>) {
+fn seal_in_place(key: &ChaCha20Poly1305, nonce: Nonce, datagram: &mut Vec<u8>) {
     let (header, fields) = datagram.split_at_mut(HEADER);
     let tag = key
-        .encrypt_inout_detached(&nonce(counter), header, fields.into())
+        .encrypt_inout_detached(&nonce, header, fields.into())
         .expect("a datagram is shorter than the cipher's limit");
     datagram.extend_from_slice(&tag);
     assert!(datagram.len() <= MAX_DATAGRAM, "a heartbeat of {} bytes", datagram.len());
@@ -288,6 +344,15 @@ fn nonce(counter: u64) -> Nonce {
     nonce
 }
 
+/// No heartbeat has this nonce.
+fn probe_nonce(counter: u64) -> Nonce {
+    let mut nonce = nonce(counter);
+    nonce[0] = 1;
+    nonce
+}
+
 const TAG: usize = 16;
 const MAGIC: [u8; 2] = *b"TL";
+/// How a [`Sealer::probe`] begins.
+pub const PROBE: [u8; 2] = *b"TP";
 const SALT: &[u8] = b"trilith peer datagram";

@@ -50,6 +50,7 @@ fn the_fullest_heartbeat_fits_a_datagram() {
     heartbeat.ask = Some(random.ask());
     let mut sealer = Sealer::new(SECRET, "edge-1", A, heartbeat.session);
     sealer.set_deaf(0x7f);
+    sealer.set_barred(Some(0x7f));
     let mut datagram = Vec::new();
     sealer.seal(&heartbeat, &mut datagram);
     assert!(datagram.len() <= MAX_DATAGRAM);
@@ -262,6 +263,46 @@ fn deafness_is_told_to_the_shell_of_the_other_side() {
     sealer.set_deaf(0);
     opener.open(&datagram(&mut sealer, SESSION, 2)).expect("genuine");
     assert_eq!(opener.deaf(A), 0);
+}
+
+#[test]
+fn a_barred_path_is_told_and_so_is_that_nobody_looks_for_it() {
+    let (mut sealer, mut opener) = (sealer(SESSION), opener());
+    for (counter, said) in (1..).zip([None, Some(0), Some(0b110), None]) {
+        sealer.set_barred(said);
+        opener.open(&datagram(&mut sealer, SESSION, counter)).expect("genuine");
+        assert_eq!(opener.barred(A), said);
+    }
+}
+
+#[test]
+fn a_probe_opens_once_in_the_session_that_its_sender_is_in_and_is_no_heartbeat() {
+    let (mut sealer, mut opener) = (sealer(SESSION), opener());
+    let mut probe = Vec::new();
+    sealer.probe(&mut probe);
+    assert!(probe.is_empty(), "before the first heartbeat there is no counter for it");
+    let heartbeat = datagram(&mut sealer, SESSION, 1);
+    sealer.probe(&mut probe);
+    assert_eq!(opener.open_probe(&probe), Err(WireError::Replayed { counter: 1 }), "not of a session that is known");
+    opener.open(&heartbeat).expect("genuine");
+    for at in 0..probe.len() {
+        let mut changed = probe.clone();
+        changed[at] ^= 1;
+        assert!(opener.open_probe(&changed).is_err(), "byte {at}");
+        assert!(opener.open_probe(&probe[..at]).is_err(), "cut off at {at}");
+    }
+    assert_eq!(opener.open_probe(&[&probe[..], &[0]].concat()), Err(WireError::TooLong { length: probe.len() + 1 }));
+    assert_eq!(opener.open(&probe).err(), Some(WireError::Foreign));
+    assert_eq!(opener.open_probe(&heartbeat).err(), Some(WireError::TooLong { length: heartbeat.len() }));
+    let mut posing = probe.clone();
+    posing[..2].copy_from_slice(&heartbeat[..2]);
+    assert!(opener.open(&posing).is_err());
+    assert_eq!(opener.open_probe(&probe), Ok(A));
+    assert_eq!(opener.open_probe(&probe), Err(WireError::Replayed { counter: 1 }));
+    let later = datagram(&mut sealer, SESSION, 2);
+    sealer.probe(&mut probe);
+    assert_eq!(opener.open_probe(&probe), Ok(A), "before its heartbeat or after it");
+    opener.open(&later).expect("a probe takes no heartbeat's counter");
 }
 
 #[test]

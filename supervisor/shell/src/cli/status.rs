@@ -142,6 +142,12 @@ fn facts(status: &Status, width: usize) -> Vec<Line> {
         (true, None) => "no other node to pass packets to".to_owned(),
         (true, Some(next)) => format!("unknown flows go to {next}, at most {} hops", status.relay.last_hop),
     };
+    let relay = match status.relay.tunnels.join(", ") {
+        none if none.is_empty() => relay,
+        nodes => {
+            format!("{relay}; to {nodes} through a tunnel, because the network drops packets with clients' addresses")
+        }
+    };
     let mut facts = vec![
         (
             "Timers",

@@ -57,7 +57,7 @@ pub fn full() -> Status {
         ],
         nodes: vec![node("a", 11, None), node("b", 12, Some(12)), node("c", 13, Some(21))],
         timers: Timers { heartbeat_ms: 25, lease_ms: 100, lease_min_ms: 100, lease_max_ms: 500, jitter_ms: 3 },
-        relay: Relay { loaded: true, next: Some("b".to_owned()), last_hop: 2 },
+        relay: Relay { loaded: true, next: Some("b".to_owned()), last_hop: 2, tunnels: Vec::new() },
         alarms: Vec::new(),
         decisions: vec![
             DecisionStatus { ago_ms: 92_000_000, text: "hears b".to_owned() },

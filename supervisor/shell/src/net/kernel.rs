@@ -64,7 +64,7 @@ pub struct Gateway {
 /// The kernel's rtnetlink socket.
 #[derive(Clone)]
 pub struct Kernel {
-    handle: Handle,
+    pub(super) handle: Handle,
 }
 
 impl Kernel {

@@ -12,10 +12,11 @@ use trilith_core::command::{Command, Ring};
 use trilith_core::config::NodeId;
 use trilith_core::event::{Event, Probe};
 
+use super::tunnel::{self, Tunnels};
 use super::{Kernel, LOOPBACK, Watch};
 use crate::neighbour::{BATCH, Neighbour, PAUSE};
 use crate::relay;
-use lab::{Connected, LIFETIME, Lab, PORT, Place, V4, V6, settings, until};
+use lab::{Connected, LIFETIME, Lab, PORT, Place, Stone, V4, V6, settings, until};
 
 /// How often it is looked whether the kernel has come to rest.
 const TRIES: u32 = 20;
@@ -101,6 +102,71 @@ async fn connections_of_a_dead_node_are_reset_and_those_of_others_are_not() {
     }
     let seen = others.end().await;
     assert_eq!((seen.broken, seen.refused), (0, 0), "{seen:?}");
+}
+
+/// SpoofGuard, IP source guard, clean-traffic: a machine may send only from its own addresses, and from the VIPs.
+#[tokio::test]
+async fn connections_live_on_where_the_network_drops_what_bears_a_clients_address() {
+    let mut lab = Lab::up().await;
+    let mut filter = String::from("add table netdev guard\n");
+    for (node, host) in lab.nodes.iter().zip(11..) {
+        let port = format!("p{}", node.place.name());
+        filter += &format!(
+            "add chain netdev guard {port} {{ type filter hook ingress device {port} priority 0; }}\n\
+             add rule netdev guard {port} ip saddr {{ 10.77.0.{host}, 10.77.0.10 }} accept\n\
+             add rule netdev guard {port} ip6 saddr {{ fe80::/10, fd77::{host}, fd77::10 }} accept\n\
+             add rule netdev guard {port} meta l4proto tcp counter\n\
+             add rule netdev guard {port} meta protocol {{ ip, ip6 }} drop\n"
+        );
+    }
+    lab.switch.on(async move { relay::apply(&filter).await.unwrap() }).await;
+    let is_dropped = async |lab: &Lab| {
+        let rules = lab.switch.run("nft list table netdev guard").await;
+        rules.matches("counter packets").count() != rules.matches("counter packets 0 bytes 0").count()
+    };
+    lab.ring(&[0, 1, 2]).await;
+    for (node, me) in lab.nodes.iter().zip(0..) {
+        let others = 0b111 & !(1 << me);
+        node.tunnels.send(Tunnels { to: others, from: others }).unwrap();
+        until("the rules lead into the tunnel", async || {
+            let rules = node.place.run("nft list ruleset").await;
+            rules.contains(&format!("device \"{}\"", tunnel::NAME)).then_some(())
+        })
+        .await;
+        assert_eq!(node.net.tunnels().unwrap().len(), 2);
+    }
+    lab.give(0).await;
+    let load = lab.load(25).await;
+    for owner in [1, 2, 0, 2, 1, 0] {
+        load.goes_on().await;
+        lab.hand_over(owner).await;
+    }
+    load.goes_on().await;
+    let relayed = lab.relayed().await;
+    let seen = load.end().await;
+    assert_eq!((seen.broken, seen.refused), (0, 0), "{seen:?}");
+    assert!(seen.opened > 50 && relayed > 100, "{seen:?}, {relayed} packets relayed");
+    assert!(!is_dropped(&lab).await, "the network has seen a client's address");
+
+    let left = async |node: &Stone| node.place.on(async { tunnel::left(&settings(), NodeId(0)).await.unwrap() }).await;
+    assert_eq!(left(&lab.nodes[0]).await, Tunnels { to: 0, from: 0b110 }, "what the next run begins with");
+
+    // Without the tunnel it sees them, and nothing is left of it.
+    let to = SocketAddr::new("10.77.0.10".parse().unwrap(), PORT);
+    let mut connection = lab.client.on(Connected::open(to)).await.unwrap();
+    for node in &lab.nodes {
+        node.tunnels.send(Tunnels::default()).unwrap();
+        until("the tunnel and its guard are gone", async || {
+            let links = node.place.run("ip -brief link show").await;
+            let tables = node.place.run("nft list tables").await;
+            (!links.contains(tunnel::NAME) && tables == "table ip trilith\ntable ip6 trilith\n").then_some(())
+        })
+        .await;
+    }
+    assert_eq!(left(&lab.nodes[0]).await, Tunnels::default());
+    lab.hand_over(1).await;
+    lab.client.on(async move { timeout(Duration::from_millis(300), connection.echo()).await }).await.unwrap_err();
+    assert!(is_dropped(&lab).await);
 }
 
 #[tokio::test]
@@ -371,7 +437,7 @@ async fn the_rules_are_those_that_were_read_and_nft_takes_them() {
     let present = BTreeSet::from(["eth0".to_owned()]);
     let macs = vec![[2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 3]];
     let ring = Ring { next: Some(NodeId(1)), last_hop: 2, peer_macs: macs };
-    let text = relay::ruleset(&settings, Some(&ring), &present);
+    let text = relay::ruleset(&settings, Some(&ring), &present, Tunnels::default());
     let recorded = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/relay/ring-of-three.nft");
     if std::env::var_os("TRILITH_BLESS").is_some() {
         std::fs::write(&recorded, &text).unwrap();
@@ -380,13 +446,13 @@ async fn the_rules_are_those_that_were_read_and_nft_takes_them() {
     let alone = Ring::default();
     for ring in [Some(&ring), Some(&alone), None] {
         for present in [&present, &BTreeSet::new()] {
-            let text = relay::ruleset(&settings, ring, present);
+            let text = relay::ruleset(&settings, ring, present, Tunnels::default());
             place.on(async move { relay::apply(&text).await.unwrap() }).await;
         }
     }
     let mut v4_only = settings.clone();
     v4_only.vips.pop();
-    let text = relay::ruleset(&v4_only, Some(&ring), &present);
+    let text = relay::ruleset(&v4_only, Some(&ring), &present, Tunnels::default());
     place.run("nft add table inet foreign").await;
     place.on(async move { relay::apply(&text).await.unwrap() }).await;
     assert_eq!(place.run("nft list tables").await, "table ip trilith\ntable inet foreign\n");

@@ -66,13 +66,15 @@ impl Detour {
         Detour { own, me, heard, socket: None, asked: None, ready: Arc::default() }
     }
 
-    /// A fresh datagram of `peer` has come from `source`.
-    pub(super) fn heard(&mut self, peer: NodeId, source: SocketAddr, now: Instant) {
+    /// A fresh datagram of `peer` has come from `source`: whether directly.
+    pub(super) fn heard(&mut self, peer: NodeId, source: SocketAddr, now: Instant) -> bool {
         let heard = &mut self.heard[usize::from(peer.0)];
         heard.at_all = now;
-        if source.port() == self.own.port() {
+        let direct = source.port() == self.own.port();
+        if direct {
             heard.direct = now;
         }
+        direct
     }
 
     /// Which of the first `nodes` nodes are not heard directly for half a lease (early enough to save it), and which ones a detour is worth while to.

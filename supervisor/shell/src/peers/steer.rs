@@ -10,7 +10,9 @@ use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use trilith_core::config::NodeId;
-use trilith_core::wire::{HEADER, MAX_DATAGRAM, ROUTINE, Session, VERSION_AT};
+use trilith_core::wire::{HEADER, MAX_DATAGRAM, PROBE, ROUTINE, Session, VERSION_AT};
+
+use super::barred::foreign;
 
 /// All sockets of the peer port. Their order of binding is their number in [`program`].
 pub(super) struct Sockets {
@@ -150,7 +152,7 @@ fn program(sessions: &[Option<Session>], routine: usize) -> Vec<libc::sock_filte
     code
 }
 
-/// Which datagrams a socket takes at all. Offsets count from the UDP header, or from the IP header where `NETWORK` is added.
+/// Which datagrams a socket takes at all: of a node, from its address, and [`super::barred`]'s probes. Offsets count from the UDP header, or from the IP header where `NETWORK` is added.
 ///
 /// Hops are counted as in VRRP (RFC 5798, 5.1.1.3) and GTSM (RFC 5082): nobody who is further away can make a datagram that
 /// arrives with so high a TTL. One hop is allowed for the way by the gateway.
@@ -165,24 +167,33 @@ fn filter(me: NodeId, nodes: &[SocketAddr]) -> Vec<libc::sock_filter> {
         op(IF_AT_LEAST, 1, 0, FULL_TTL - 1),
         op(RETURN, 0, 0, DROP),
     ];
+    // Probes come from an address that is nobody's, whoever has sent them.
+    code.push(op(LOAD_HALF, 0, 0, UDP_HEADER));
+    block(&mut code, u16::from_be_bytes(PROBE).into(), foreign(nodes[usize::from(me.0)].ip()));
     for (node, address) in nodes.iter().enumerate().filter(|(node, _)| *node != usize::from(me.0)) {
-        let words: Vec<(u32, u32)> = match address.ip() {
-            IpAddr::V4(address) => vec![(12, address.to_bits())],
-            IpAddr::V6(address) => {
-                let bits = address.to_bits();
-                (0..4).map(|word| (8 + 4 * word, (bits >> (96 - 32 * word)) as u32)).collect()
-            }
-        };
-        let mut left = 2 * words.len() as u8;
-        code.extend([op(LOAD_BYTE, 0, 0, UDP_HEADER + SENDER_AT), op(IF_EQUAL, 0, left + 1, node as u32)]);
-        for (at, word) in words {
-            left -= 2;
-            code.extend([op(LOAD_WORD, 0, 0, NETWORK + at), op(IF_EQUAL, 0, left + 1, word)]);
-        }
-        code.push(op(RETURN, 0, 0, TAKE));
+        code.push(op(LOAD_BYTE, 0, 0, UDP_HEADER + SENDER_AT));
+        block(&mut code, node as u32, address.ip());
     }
     code.push(op(RETURN, 0, 0, DROP));
     code
+}
+
+/// Takes the datagram if what is loaded is `wanted`, and it comes from `source`.
+fn block(code: &mut Vec<libc::sock_filter>, wanted: u32, source: IpAddr) {
+    let words: Vec<(u32, u32)> = match source {
+        IpAddr::V4(address) => vec![(12, address.to_bits())],
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            (0..4).map(|word| (8 + 4 * word, (bits >> (96 - 32 * word)) as u32)).collect()
+        }
+    };
+    let mut left = 2 * words.len() as u8;
+    code.push(op(IF_EQUAL, 0, left + 1, wanted));
+    for (at, word) in words {
+        left -= 2;
+        code.extend([op(LOAD_WORD, 0, 0, NETWORK + at), op(IF_EQUAL, 0, left + 1, word)]);
+    }
+    code.push(op(RETURN, 0, 0, TAKE));
 }
 
 fn op(code: u32, jump_if: u8, jump_else: u8, k: u32) -> libc::sock_filter {
@@ -222,6 +233,7 @@ const SENDER_AT: u32 = 3;
 const SESSION_AT: u32 = 4;
 
 const LOAD_BYTE: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+const LOAD_HALF: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
 const LOAD_WORD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const LOAD_LENGTH: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_LEN;
 const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;

@@ -109,7 +109,8 @@ async fn a_second_supervisor_is_told_that_the_port_is_taken() {
     let settings = settings(21_020);
     let _first = node(&settings, A);
     let (events, _) = mpsc::channel(1);
-    let Err(error) = start(&settings, A, SECRET, Session(9), events) else { panic!("it started") };
+    let (tunnels, _) = watch::channel(Tunnels::default());
+    let Err(error) = start(&settings, A, SECRET, Session(9), events, tunnels) else { panic!("it started") };
     let text = format!("{error:#}");
     assert!(text.contains("127.0.0.11:21020 of node a") && text.contains("another process has it"), "{text}");
 }
@@ -306,13 +307,89 @@ fn nodes_that_are_cut_off_from_each_other_hear_each_other_by_way_of_the_gateway(
     }
 }
 
+#[test]
+fn a_path_that_carries_only_its_senders_own_address_is_found_out_and_so_is_that_it_no_longer_is_one() {
+    let own: SocketAddr = "127.0.0.11:21100".parse().expect("an address");
+    own_network();
+    let start = Instant::now();
+    let mut barred = Barred::new(own, 0b100, start);
+    let at = |seconds| start + Duration::from_secs(seconds);
+    assert_eq!([barred.is_due(at(0)), barred.is_due(at(1)), barred.is_due(at(2))], [true, false, true]);
+    barred.heard(C, at(0));
+    assert_eq!(barred.nodes(), Some(0b100), "an earlier run has known it");
+    for second in 0..=10 {
+        barred.heard(B, at(second));
+        barred.heard(C, at(second));
+        barred.probed(C, at(second & !1));
+        assert_eq!(barred.nodes(), Some(0), "five probes may be lost, {second} s");
+    }
+    barred.heard(B, at(11));
+    assert_eq!(barred.nodes(), Some(0b010));
+    barred.heard(B, at(60));
+    barred.heard(C, at(60));
+    assert_eq!(barred.nodes(), Some(0b010), "both have started anew, in the same network");
+    barred.probed(B, at(61));
+    barred.heard(B, at(62));
+    assert_eq!(barred.nodes(), Some(0));
+}
+
+#[test]
+fn two_nodes_learn_that_the_network_guards_addresses_and_that_it_has_stopped() {
+    own_network();
+    shell("ip link add br0 type bridge; ip link set br0 up");
+    let (done, seen) = std::sync::mpsc::channel();
+    let over = Arc::new(AtomicBool::new(false));
+    for (me, name) in [(A, "a"), (B, "b")] {
+        let (ready, plugged) = std::sync::mpsc::channel();
+        let (plug, is_plugged) = std::sync::mpsc::channel();
+        let (done, over) = (done.clone(), Arc::clone(&over));
+        thread::spawn(move || {
+            own_network();
+            ready.send(nix::unistd::gettid()).expect("the test waits");
+            is_plugged.recv().expect("it is plugged in");
+            shell("for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $file; done");
+            shell(&format!("ip link set dev {name} up; ip address add 10.77.0.1{}/24 dev {name}", me.0 + 1));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let mut node = node(&on_the_bridge(21_110), me);
+                let (start, mut before) = (Instant::now(), Tunnels::default());
+                while !over.load(Ordering::SeqCst) && start.elapsed() < 2 * PATIENCE {
+                    node.beat();
+                    tokio::time::sleep(PACE).await;
+                    node.handle.catch_up();
+                    while let Ok(Some(_)) = tokio::time::timeout(Duration::ZERO, node.next_peer()).await {}
+                    let now = *node.tunnels.borrow();
+                    if std::mem::replace(&mut before, now) != now {
+                        // The test may have failed meanwhile.
+                        let _ = done.send((me, now));
+                    }
+                }
+            });
+        });
+        let tid = plugged.recv().expect("the node's thread runs");
+        shell(&format!("ip link add p{name} type veth peer name {name} netns {tid}"));
+        shell(&format!("ip link set dev p{name} master br0 up"));
+        plug.send(()).expect("the node's thread runs");
+    }
+    shell("nft add table netdev guard");
+    shell("nft 'add chain netdev guard a { type filter hook ingress device pa priority 0; }'");
+    shell("nft add rule netdev guard a ip saddr != 10.77.0.11 drop");
+    // What a sends with another address does not come to b: a must send it through a tunnel, and b have one for it.
+    let barred = [(A, Tunnels { to: 0b010, from: 0 }), (B, Tunnels { to: 0, from: 0b001 })];
+    for wanted in [barred, [A, B].map(|node| (node, Tunnels::default()))] {
+        let mut found = [(); 2].map(|()| seen.recv_timeout(PATIENCE).expect("both nodes find out"));
+        found.sort_by_key(|(node, _)| *node);
+        assert_eq!(found, wanted);
+        if wanted == barred {
+            shell("nft delete table netdev guard");
+        }
+    }
+    over.store(true, Ordering::SeqCst);
+}
+
 /// Beats until none of the `lonely` nodes is left, for half a minute at most.
 async fn beat_until_all_are_heard(me: NodeId, lonely: &AtomicUsize) -> Stats {
-    let mut settings = settings(21_090);
-    for (node, last) in settings.nodes.iter_mut().zip(11..) {
-        node.address = Ipv4Addr::new(10, 77, 0, last).into();
-    }
-    let mut node = node(&settings, me);
+    let mut node = node(&on_the_bridge(21_090), me);
     let start = Instant::now();
     let mut hears_peer = false;
     while lonely.load(Ordering::SeqCst) > 0 && start.elapsed() < Duration::from_secs(30) {
@@ -326,6 +403,14 @@ async fn beat_until_all_are_heard(me: NodeId, lonely: &AtomicUsize) -> Stats {
     node.handle.stats()
 }
 
+fn on_the_bridge(port: u16) -> Settings {
+    let mut settings = settings(port);
+    for (node, last) in settings.nodes.iter_mut().zip(11..) {
+        node.address = Ipv4Addr::new(10, 77, 0, last).into();
+    }
+    settings
+}
+
 fn hears(stats: &Stats) -> bool {
     stats.received >= 20 && stats.detoured >= 20
 }
@@ -334,6 +419,7 @@ fn hears(stats: &Stats) -> bool {
 struct Node {
     handle: Handle,
     events: mpsc::Receiver<Event>,
+    tunnels: watch::Receiver<Tunnels>,
     session: Session,
     counter: u64,
     heard: [Option<Echo>; MAX_NODES],
@@ -387,8 +473,9 @@ fn node(settings: &Settings, me: NodeId) -> Node {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (sender, events) = mpsc::channel(64);
-        match start(settings, me, SECRET, session, sender) {
-            Ok(handle) => return Node { handle, events, session, counter: 0, heard: [None; MAX_NODES] },
+        let (tunnels_sender, tunnels) = watch::channel(Tunnels::default());
+        match start(settings, me, SECRET, session, sender, tunnels_sender) {
+            Ok(handle) => return Node { handle, events, tunnels, session, counter: 0, heard: [None; MAX_NODES] },
             // A program that another test starts has copies of all sockets until it executes.
             Err(error) if format!("{error:#}").contains("another process has it") && Instant::now() < deadline => {
                 thread::yield_now();

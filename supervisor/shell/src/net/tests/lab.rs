@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use trilith_core::command::{Command, Deed, Ring};
 use trilith_core::config::{LeaseBounds, Lone, Node, NodeId, Set, Settings, Vip, VipId};
 use trilith_core::event::{Event, Probe};
 
+use crate::net::tunnel::Tunnels;
 use crate::net::{Handle, Kernel, Link, start};
 
 /// The VIP 10.77.0.10.
@@ -55,6 +56,10 @@ impl Place {
         place
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub async fn on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
         self.runtime.spawn(future).await.unwrap()
     }
@@ -75,26 +80,28 @@ impl Place {
 pub struct Stone {
     pub place: Place,
     pub net: Handle,
+    pub tunnels: watch::Sender<Tunnels>,
     events: mpsc::Receiver<Event>,
 }
 
 impl Stone {
     pub async fn new(switch: &Place, name: &str, id: NodeId) -> Stone {
         let place = joined(switch, name, id.0 + 11).await;
-        let (net, events) = Stone::start(&place, id).await;
+        let (tunnels, tunnels_receiver) = watch::channel(Tunnels::default());
+        let (net, events) = Stone::start(&place, id, tunnels_receiver).await;
         place.on(async { serve("0.0.0.0").await }).await;
         place.on(async { serve("::").await }).await;
-        Stone { place, net, events }
+        Stone { place, net, tunnels, events }
     }
 
-    async fn start(place: &Place, id: NodeId) -> (Handle, mpsc::Receiver<Event>) {
+    async fn start(place: &Place, id: NodeId, tunnels: watch::Receiver<Tunnels>) -> (Handle, mpsc::Receiver<Event>) {
         let (sender, events) = mpsc::channel(1024);
-        let net = place.on(async move { start(Arc::new(settings()), id, sender).await }).await.unwrap();
+        let net = place.on(async move { start(Arc::new(settings()), id, sender, tunnels).await }).await.unwrap();
         (net, events)
     }
 
     pub async fn restart(&mut self, id: NodeId) {
-        (self.net, self.events) = Stone::start(&self.place, id).await;
+        (self.net, self.events) = Stone::start(&self.place, id, self.tunnels.subscribe()).await;
     }
 
     pub async fn event(&mut self) -> Event {

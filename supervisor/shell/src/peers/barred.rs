@@ -1,0 +1,110 @@
+//! Whether the network carries what the relay sends: packets with the address of a client, from a machine that does not have it.
+//!
+//! Some networks let a machine send only from its own addresses: SpoofGuard of NSX, IP source guard of switches, `clean-traffic` of
+//! libvirt. Heartbeats pass there, and the VIP does when it is allowed, but each connection breaks whose VIP has moved. So every
+//! node sends its peers a probe every [`EVERY`], from an address that is nobody's ([`foreign`]). Only a receiver knows what has
+//! not come: who hears a peer directly for [`PATIENCE`] and no probe of it says so in its heartbeats, and that peer
+//! relays to it through a tunnel ([`crate::net::tunnel`]) until a probe comes after all.
+//!
+//! A probe is a datagram (UDP): a firewall between the nodes that wants to have seen the beginning of each *TCP* connection is not found.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use trilith_core::config::{MAX_NODES, NodeId};
+
+use super::steer;
+
+/// The address that probes come from: one for documentation (RFC 5737, RFC 3849), so nobody's, of the same family as `own`.
+pub(super) fn foreign(own: IpAddr) -> IpAddr {
+    match own {
+        IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    }
+}
+
+/// What comes from which peer, and the socket of the probes.
+pub(super) struct Barred {
+    /// `None` when the kernel refuses it: then nothing is said of anybody, and nobody waits for this node's probes.
+    socket: Option<UdpSocket>,
+    due: Instant,
+    peers: [Peer; MAX_NODES],
+}
+
+#[derive(Clone, Copy, Default)]
+struct Peer {
+    /// Only what bears its own address comes from it.
+    barred: bool,
+    /// When its last heartbeat came directly.
+    heard: Option<Instant>,
+    /// Since when a probe of it is waited for.
+    waiting: Option<Instant>,
+}
+
+impl Barred {
+    /// The first probe is due at once. `known` are nodes of which an earlier run has found that: it holds until a probe comes.
+    pub(super) fn new(own: SocketAddr, known: u8, now: Instant) -> Barred {
+        let socket = foreigner(own).inspect_err(|error| {
+            tracing::warn!("it is not found out whether the network carries what is relayed: {error:#}");
+        });
+        let peers = std::array::from_fn(|node| Peer { barred: known & 1 << node != 0, ..Peer::default() });
+        Barred { socket: socket.ok(), due: now, peers }
+    }
+
+    /// Whether a probe is due; then the next one is due after [`EVERY`].
+    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        let due = self.socket.is_some() && self.due <= now;
+        if due {
+            self.due = now + EVERY;
+        }
+        due
+    }
+
+    /// Sends a probe. One that the kernel does not take is lost, as it might be on the way.
+    pub(super) fn send(&self, probe: &[u8], to: SocketAddr) {
+        if let Some(socket) = &self.socket {
+            let _ = socket.send_to(probe, to);
+        }
+    }
+
+    /// A fresh heartbeat of a `peer` that sends probes has come directly.
+    pub(super) fn heard(&mut self, peer: NodeId, now: Instant) {
+        let peer = &mut self.peers[usize::from(peer.0)];
+        // Who was silent has perhaps sent none.
+        let returns = peer.heard.is_none_or(|heard| now.duration_since(heard) > EVERY);
+        let waiting = peer.waiting.filter(|_| !returns).unwrap_or(now);
+        (peer.heard, peer.waiting) = (Some(now), Some(waiting));
+        peer.barred |= now.saturating_duration_since(waiting) > PATIENCE;
+    }
+
+    /// A probe of `peer` has come.
+    pub(super) fn probed(&mut self, peer: NodeId, now: Instant) {
+        let peer = &mut self.peers[usize::from(peer.0)];
+        (peer.barred, peer.waiting) = (false, Some(now));
+    }
+
+    /// Nodes, as a bitmap, from which only their own addresses come; `None` where nobody looks for it.
+    pub(super) fn nodes(&self) -> Option<u8> {
+        self.socket.as_ref()?;
+        Some((0..).zip(&self.peers).filter(|(_, peer)| peer.barred).map(|(node, _)| 1 << node).sum())
+    }
+}
+
+/// A socket that sends from [`foreign`]. Nothing comes back to it.
+fn foreigner(own: SocketAddr) -> anyhow::Result<UdpSocket> {
+    let socket = steer::plain(own)?;
+    socket.set_recv_buffer_size(0).context("SO_RCVBUF")?;
+    match own {
+        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true).context("IP_TRANSPARENT")?,
+        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true).context("IPV6_TRANSPARENT")?,
+    }
+    let from = SocketAddr::new(foreign(own.ip()), 0);
+    socket.bind(&from.into()).with_context(|| format!("bind to {from}"))?;
+    Ok(socket.into())
+}
+
+/// Between two probes.
+const EVERY: Duration = Duration::from_secs(2);
+/// How long a probe is waited for: five of them are lost.
+const PATIENCE: Duration = Duration::from_secs(10);

@@ -96,6 +96,17 @@ pub struct Heartbeat {
     pub ask: Option<Ask>,
 }
 
+/// What a node says of what is relayed between it and others, as bitmaps of nodes. The core has no part in it; see `shell/src/peers`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Relaying {
+    /// Packets of these come here that bear addresses which are not theirs: a [`Sealer::probe`] has.
+    pub open: u8,
+    /// None of these come, although their heartbeats do. Who is in neither bitmap is not known yet.
+    pub barred: u8,
+    /// What the sender relays to these goes through a tunnel.
+    pub tunnelled: u8,
+}
+
 /// What was last heard of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Echo {

@@ -35,6 +35,8 @@ const COMMAND_QUEUE: usize = 256;
 const RING_QUEUE: usize = 16;
 /// How long a peer's kernel may take to answer: a lost owner costs as long at the least.
 const KERNEL_TIMEOUT: Duration = Duration::from_millis(90);
+/// How long it takes until something that concerns the tunnel alone is tried again, or a tunnel that nobody needs is gone.
+const SETTLE_PAUSE: Duration = Duration::from_secs(5);
 /// At most one conflict is reported for a VIP within this time, however often it is claimed.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
 /// An address of the node itself is said to be here once within this time, however often another machine claims it (`DEFEND_INTERVAL`,
@@ -224,8 +226,8 @@ impl World {
         Ok(())
     }
 
-    /// Nobody but the other nodes may use the tunnel, not even while it is being made.
-    async fn tunnel_up(&self) -> Result<()> {
+    /// Has the tunnel there: its index. Nobody but the other nodes may use it, not even while it is being made.
+    async fn tunnel_up(&self) -> Result<u32> {
         relay::apply(&tunnel::guard(&self.settings, self.me, true)).await?;
         tunnel::put_up(&self.kernel, &self.settings, self.me).await
     }
@@ -235,13 +237,17 @@ impl World {
         relay::apply(&tunnel::guard(&self.settings, self.me, false)).await
     }
 
+    /// Index of the tunnel's interface, while that is up.
+    async fn tunnel_there(&self) -> Option<u32> {
+        let links = self.kernel.links().await.inspect_err(|error| tracing::error!("{error:#}")).ok()?;
+        links.get(tunnel::NAME).filter(|link| link.up).map(|link| link.index)
+    }
+
     /// Keeps for `status` which tunnels are used, or why none is although there must be.
-    fn uses(&self, usable: Result<Tunnels>) -> Tunnels {
-        let usable = usable.map_err(|error| format!("{error:#}"));
-        let in_use = usable.clone().unwrap_or_default();
-        let before = std::mem::replace(&mut *locked(&self.tunnels), usable.clone());
-        match usable {
-            Ok(now) if before.is_ok_and(|before| before == now) => {}
+    fn tell_tunnels(&self, now: Result<Tunnels, String>) {
+        let before = std::mem::replace(&mut *locked(&self.tunnels), now.clone());
+        match now {
+            now if now == before => {}
             Ok(now) if now.any() => {
                 let names = |nodes: u8| {
                     let nodes = (0..).zip(&self.settings.nodes).filter(|(number, _)| nodes & 1 << number != 0);
@@ -250,13 +256,12 @@ impl World {
                 tracing::warn!(
                     to = names(now.to),
                     from = names(now.from),
-                    "the network does not carry packets with clients' addresses between nodes: they are relayed through a tunnel"
+                    "the network does not carry packets with clients' addresses: a tunnel between nodes carries what is relayed"
                 );
             }
             Ok(_) => tracing::info!("nothing is relayed through a tunnel any more"),
             Err(why) => tracing::error!("no tunnel, but the network does not carry what is relayed: {why}"),
         }
-        in_use
     }
 
     /// Asks what can be asked on the link; a question to nobody is not answered, but for a gateway that there is not.
@@ -344,7 +349,7 @@ struct Shell {
 enum RingChange {
     /// The core wants another ring.
     Set(Ring),
-    /// An interface has come back with another index, which the rules in force do not know.
+    /// An interface has come back with another index, which the rules in force do not know; or that of the tunnel has changed.
     Interfaces,
 }
 
@@ -472,6 +477,7 @@ impl Shell {
                 result = result.and(ready.with_context(|| format!("interface {} of VIP {}", vip.interface, vip.name)));
             }
         }
+        made |= now.get(tunnel::NAME) != before.get(tunnel::NAME);
         if made && !before.is_empty() && self.rings.try_send(RingChange::Interfaces).is_err() {
             tracing::debug!("rules are about to be written anyway");
         }
@@ -497,7 +503,7 @@ impl Shell {
     }
 }
 
-/// Puts rings in force, one after the other, and of several that wait only the newest; and tunnels, where they are needed.
+/// Puts rings in force, one after the other, and of several that wait only the newest; and the tunnel, while it is needed.
 async fn keep_ring(
     world: Arc<World>,
     mut queue: mpsc::Receiver<RingChange>,
@@ -505,17 +511,19 @@ async fn keep_ring(
     events: mpsc::Sender<Event>,
 ) {
     let mut ring = None;
-    // An earlier run may have left one.
-    let mut tunnel_is_up = None;
+    let mut tunnel = None;
+    let mut unsettled = false;
     loop {
         let first = tokio::select! {
             change = queue.recv() => match change {
                 Some(change) => Some(change),
                 None => return,
             },
-            // Rules of an earlier run know its tunnel.
-            Ok(()) = tunnels.changed(), if ring.is_some() => None,
+            Ok(()) = tunnels.changed() => None,
+            () = tokio::time::sleep(SETTLE_PAUSE), if unsettled => None,
         };
+        // A ring does not wait for a tunnel that could not be had before.
+        let is_urgent = first.is_some() && unsettled;
         let mut answers = 0;
         for change in first.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok())) {
             if let RingChange::Set(newest) = change {
@@ -523,31 +531,43 @@ async fn keep_ring(
                 answers += 1;
             }
         }
-        let wanted = *tunnels.borrow_and_update();
-        let usable = match wanted.any() {
-            true if tunnel_is_up == Some(true) => Ok(wanted),
-            true => world.tunnel_up().await.map(|()| wanted),
-            false => Ok(Tunnels::default()),
-        };
-        if wanted.any() {
-            tunnel_is_up = usable.is_ok().then_some(true);
+        // Until then the rules of an earlier run stay, which know its tunnel.
+        if ring.is_none() {
+            continue;
         }
-        let in_use = world.uses(usable);
-        let result = relay::apply(&relay::ruleset(&world.settings, ring.as_ref(), &world.present(), in_use)).await;
+        let wanted = *tunnels.borrow_and_update();
+        let there = world.tunnel_there().await;
+        tunnel = tunnel.filter(|_| tunnel == there);
+        let mut problem = None;
+        if wanted.any() && tunnel.is_none() && !is_urgent {
+            match world.tunnel_up().await {
+                Ok(index) => tunnel = Some(index),
+                Err(error) => problem = Some(format!("{error:#}")),
+            }
+        }
+        let used = if tunnel.is_some() { wanted } else { Tunnels::default() };
+        if !is_urgent {
+            world.tell_tunnels(problem.map_or(Ok(used), Err));
+        }
+        let rules = relay::ruleset(&world.settings, ring.as_ref(), &world.present(), used);
+        let result = relay::apply(&rules).await;
+        for _ in 0..answers {
+            answer(&events, Deed::Relay, &result).await;
+        }
         if answers == 0
             && let Err(error) = &result
         {
             tracing::error!("{error:#}");
         }
-        for _ in 0..answers {
-            answer(&events, Deed::Relay, &result).await;
-        }
-        if !wanted.any() && tunnel_is_up != Some(false) {
+        // Others may send into it for a moment longer, so it goes when things have settled.
+        let mut is_left = !wanted.any() && there.is_some();
+        if is_left && unsettled && !is_urgent && result.is_ok() {
             match world.tunnel_down().await {
-                Ok(()) => tunnel_is_up = Some(false),
+                Ok(()) => is_left = false,
                 Err(error) => tracing::error!("{error:#}"),
             }
         }
+        unsettled = is_left || wanted.any() && tunnel.is_none() || result.is_err() && answers == 0;
     }
 }
 

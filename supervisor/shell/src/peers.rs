@@ -6,7 +6,7 @@
 //! datagram, genuine ones that find the queue full, and a loop that is kept busy. So datagrams are sorted in the kernel, before
 //! they queue, by two classic BPF programs ([`steer`]):
 //!
-//! - a filter drops what does not come from a node's address (and in that node's name), has made more than one hop, or has
+//! - a filter drops what does not come from a node's address (and in that node's name) and is no probe, has made more than one hop, or has
 //!   an impossible length;
 //! - for each peer there is a socket of its own on the same port (`SO_REUSEPORT`) that gets only datagrams of the *session
 //!   that the core believes this peer to be in*. A session is 64 random bits, so a blind attacker cannot hit that queue, and
@@ -55,7 +55,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use trilith_core::config::{MAX_NODES, NodeId, Settings};
 use trilith_core::event::Event;
-use trilith_core::wire::{Authentic, Heartbeat, MAX_DATAGRAM, Opener, PROBE, Sealer, Session, WireError};
+use trilith_core::wire::{Authentic, Heartbeat, MAX_DATAGRAM, Opener, PROBE, Relaying, Sealer, Session, WireError};
 
 use crate::net::tunnel::Tunnels;
 use barred::{Barred, foreign};
@@ -64,8 +64,7 @@ use steer::{LOBBY, Sockets};
 
 /// Starts the peer channel of node `me` in `session`, which must have been drawn at random at this start of the supervisor.
 ///
-/// The channel ends when the handle is dropped. It tells by `tunnels` between which nodes the network does not carry what is relayed,
-/// and begins with what is known there.
+/// The channel ends when the handle is dropped. It tells by `tunnels` between which nodes the network does not carry what is relayed.
 ///
 /// # Errors
 ///
@@ -86,7 +85,6 @@ pub fn start(
         .with_context(|| format!("peer port {own} of node {}", settings.node_name(me)))?;
     let sockets = Arc::new(sockets);
     let set = &settings.set.name;
-    let known = tunnels.borrow().from;
     let channel = Channel {
         me,
         sealer: Sealer::new(secret, set, me, session),
@@ -96,7 +94,7 @@ pub fn start(
         sessions: [None; MAX_NODES],
         eager_until: None,
         detour: Detour::new(own, me, Instant::now()),
-        barred: Barred::new(own, known, Instant::now()),
+        barred: Barred::new(own, Instant::now()),
         tunnels,
         events,
         stats: Stats::default(),
@@ -158,7 +156,7 @@ pub struct Stats {
     pub not_sent: u64,
     /// Authentic ones received.
     pub received: u64,
-    /// Thrown away by the kernel: not from a node's address, or the queue was full.
+    /// Thrown away by the kernel: neither from a node's address nor a probe, or the queue was full.
     pub thrown_away: u64,
     /// Refused: not sealed with this set's secret and name, or changed.
     pub forged: u64,
@@ -235,7 +233,8 @@ impl Channel {
             self.detour.keep_up(now);
         }
         self.sealer.set_deaf(paths.deaf);
-        self.sealer.set_barred(self.barred.nodes());
+        let tunnelled = self.tunnels.borrow().to;
+        self.sealer.set_relaying(self.barred.found().map(|found| Relaying { tunnelled, ..found }));
         self.sealer.seal(heartbeat, &mut self.datagram);
         for (node, address) in self.addresses.iter().enumerate().filter(|(node, _)| *node != usize::from(self.me.0)) {
             // Each peer's own socket, so that datagrams that wait for a dead one's MAC address take no other's room. Past the
@@ -254,10 +253,6 @@ impl Channel {
                 self.barred.send(&self.datagram, *address);
             }
         }
-        let barred = |peer: NodeId| self.opener.barred(peer).is_some_and(|nodes| nodes & 1 << self.me.0 != 0);
-        let to = (0..MAX_NODES as u8).filter(|peer| barred(NodeId(*peer))).map(|peer| 1 << peer).sum();
-        let tunnels = Tunnels { to, from: self.barred.nodes().unwrap_or(0) };
-        self.tunnels.send_if_modified(|before| std::mem::replace(before, tunnels) != tunnels);
     }
 
     /// Learns from the core's own heartbeat which session each peer is in, and lets it into that peer's queue.
@@ -328,13 +323,36 @@ impl Channel {
         let believed = self.sessions[usize::from(from.0)];
         if believed.is_none_or(|session| session == authentic.heartbeat().session) {
             let direct = self.detour.heard(from, source, now);
-            if direct && self.opener.barred(from).is_some() {
+            if direct && self.opener.relaying(from).is_some() {
                 self.barred.heard(from, now);
             }
+        }
+        // What was recorded in an earlier session is authentic, too.
+        if believed == Some(authentic.heartbeat().session) {
+            self.learn_ways(from);
         }
         if self.events.try_send(Event::Peer(authentic)).is_err() {
             self.stats.overflowed += 1;
         }
+    }
+
+    /// Follows what a peer says of what is relayed between it and this node.
+    fn learn_ways(&mut self, from: NodeId) {
+        let (me, peer) = (1_u8 << self.me.0, 1_u8 << from.0);
+        // One that says nothing knows no tunnels: a version before them.
+        let said = self.opener.relaying(from).unwrap_or(Relaying { open: me, ..Relaying::default() });
+        let found = self.barred.found().unwrap_or_default();
+        self.tunnels.send_if_modified(|tunnels| {
+            let before = *tunnels;
+            if said.barred & me != 0 {
+                tunnels.to |= peer;
+            } else if said.open & me != 0 {
+                tunnels.to &= !peer;
+            }
+            let comes = (said.tunnelled & me != 0) || (found.barred & peer != 0);
+            tunnels.from = tunnels.from & !peer | if comes { peer } else { 0 };
+            *tunnels != before
+        });
     }
 
     fn refuse(&mut self, refused: WireError, source: SocketAddr) {

@@ -280,6 +280,8 @@ fn table(
         for (came, leaves) in &ways {
             rule(&format!("hop{hop}"), format!("{came} {ip} dscp set {hop} counter name relayed dup to {leaves} drop"));
         }
+        // Its way is gone just now.
+        rule(&format!("hop{hop}"), "drop".to_owned());
     }
     rule("end", format!("meta mark set {MARK:#x} accept"));
 

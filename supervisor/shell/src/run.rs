@@ -23,7 +23,7 @@ use trilith_core::wire::Session;
 
 use crate::alarm::Alarm;
 use crate::control::{self, Asked};
-use crate::net::tunnel;
+use crate::net::tunnel::Tunnels;
 use crate::trial::Trial;
 use crate::{disk, firstboot, front, haproxy, net, notices, notify, paths, peers, support, systemd, utc, version};
 
@@ -58,7 +58,7 @@ pub async fn supervise(config: PathBuf, node: Option<String>) -> Result<()> {
     let session = Session(u64::from_be_bytes(random()?));
     let (events_tx, mut events) = mpsc::channel(EVENTS);
     let (requests_tx, mut requests) = mpsc::channel(control::MAX_CONNECTIONS);
-    let (tunnels_tx, tunnels) = watch::channel(tunnel::left(&settings, me).await?);
+    let (tunnels_tx, tunnels) = watch::channel(Tunnels::default());
     let mut shells = Shells {
         net: Arc::new(net::start(settings.clone(), me, events_tx.clone(), tunnels).await?),
         peers: peers::start(&settings, me, &state.secret, session, events_tx.clone(), tunnels_tx)?,

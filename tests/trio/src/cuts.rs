@@ -97,6 +97,10 @@ pub fn run(cuts: usize) -> Result<()> {
             break;
         }
         ensure!(number < cuts, "fewer cuts than asked for: the rollouts ended before them");
+        if let Some(old) = number.checked_sub(KEPT) {
+            let told = trio.ssh(&trio.machines[0], &["trilith", "upgrade", "remove", &version(old)])?;
+            ensure!(told.status.success(), "upgrade remove: {}", String::from_utf8_lossy(&told.stderr).trim());
+        }
         upload(&trio, &bundle(&version(number), &[])?)?;
         start(&trio, &version(number))?;
         rollout(&trio, &version(number), left, &mut summary)?;
@@ -273,6 +277,8 @@ fn random() -> f64 {
     f64::from(getrandom::u32().unwrap_or_default()) / (f64::from(u32::MAX) + 1.0)
 }
 
+/// Versions that are kept: more than the slots have, and fewer than a disk has room for.
+const KEPT: usize = 3;
 /// Cuts that a rollout takes at least, as a rule.
 const USUAL: usize = 5;
 /// Of the moments that begin, as many are taken.

@@ -5,17 +5,18 @@
 
 mod support;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use support::{SOON, Watch, with_trio};
+use trilith_lab::load::{KeepAlive, KeepAliveOptions};
 use trilith_lab::wait::wait_until;
 use trilith_trio::machine::{Machine, State};
-use trilith_trio::plan::{Addressing, Hardware};
-use trilith_trio::status::wait_fit;
+use trilith_trio::plan::{Addressing, Hardware, NODES, VIP, VIP6, node_address6};
+use trilith_trio::status::{said, wait_fit};
 use trilith_trio::trio::{UP_DEADLINE, say};
 
 #[test]
@@ -77,6 +78,45 @@ fn a_shutdown_by_the_power_button_hands_the_vip_over() -> Result<()> {
         assert_eq!(owner.state(), State::Off);
         owner.power_on()?;
         trio.wait_serving(UP_DEADLINE).map(drop)
+    })
+}
+
+/// The tunnel takes a module of the kernel that nothing else loads.
+#[test]
+#[ignore = "needs root, the image and minutes"]
+fn connections_outlive_moves_where_the_network_drops_what_bears_a_clients_address() -> Result<()> {
+    with_trio(|trio| {
+        for machine in &trio.machines {
+            let own6 = node_address6(machine.plan.index);
+            let own = [machine.plan.address().into(), own6.into(), VIP.into(), VIP6.into()];
+            trio.network.switch.guard(machine.name(), &own)?;
+        }
+        let tunnels = |wanted: usize| {
+            let all = |machine| {
+                said(trio, machine).is_ok_and(|said| said["relay"]["tunnels"].as_array().map(Vec::len) == Some(wanted))
+            };
+            wait_until(&format!("{wanted} tunnels on each node"), SOON, || trio.machines.iter().all(all))
+        };
+        tunnels(2)?;
+        let watch = Watch::on(trio)?;
+        let netns = Some(trio.network.client.path());
+        let pings = KeepAliveOptions { netns, timeout: SOON, ..KeepAliveOptions::new(SocketAddr::new(VIP.into(), 80)) };
+        let kept = KeepAlive::start(pings)?;
+        for _ in 0..2 {
+            let owner = watch.owner_of(trio)?.name();
+            let next = NODES[(NODES.iter().position(|node| *node == owner).unwrap_or(0) + 1) % NODES.len()];
+            let told = trio.ssh(trio.machine(next)?, &["trilith", "vip", "move", "public", next])?;
+            ensure!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+            watch.wait_other_owner(owner)?;
+        }
+        let (seen, kept) = (watch.finish("moves where the network guards addresses"), kept.finish());
+        ensure!(seen.failed == 0, "{} new connections failed", seen.failed);
+        ensure!(
+            kept.requests > 0 && kept.failed + kept.broken + kept.connect_failures == 0,
+            "kept connections: {kept:?}"
+        );
+        trio.network.switch.heal()?;
+        tunnels(0).map(drop)
     })
 }
 

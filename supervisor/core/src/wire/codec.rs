@@ -11,7 +11,7 @@
 //! | 5 | VIP, one for each | key u32, seen u64, flags u8, claim epoch u64, grant: owner u8, epoch u64, session u64, counter u64, successor u8 |
 //! | 6 | ask | serial u32, node u8, kind u8 (1 move, 2 drain), key u32, epoch u64, to u8, drained u8 |
 //! | 7 | deaf ([`super::Sealer::set_deaf`]) | bitmap of nodes u8 |
-//! | 8 | barred ([`super::Sealer::set_barred`]) | bitmap of nodes u8 |
+//! | 8 | relaying ([`super::Relaying`]) | bitmaps of nodes: open u8, barred u8, tunnelled u8 |
 //!
 //! Fields 1 to 3 are in every heartbeat. Tags 128 and above are free for tests.
 
@@ -20,8 +20,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Ask, Claim, DiskRecord, Echo, Grant, Heartbeat, MAX_DATAGRAM, MAX_LEASE, MIN_LEASE, Session, VERSION, VipKey,
-    VipReport, What, WireError,
+    Ask, Claim, DiskRecord, Echo, Grant, Heartbeat, MAX_DATAGRAM, MAX_LEASE, MIN_LEASE, Relaying, Session, VERSION,
+    VipKey, VipReport, What, WireError,
 };
 use crate::config::{MAX_NODES, MAX_VIPS, NodeId, VipId};
 use crate::health::{Fitness, Reason};
@@ -171,7 +171,7 @@ impl DiskRecord {
 
 /// The nodes that the sender does not hear on the direct path; none when it does not say.
 pub(super) fn deaf(fields: &[u8]) -> u8 {
-    nodes(fields, DEAF).unwrap_or(0)
+    find(fields, DEAF).and_then(|mut field| field.u8().ok()).unwrap_or(0)
 }
 
 /// Appends the field that [`deaf`] reads.
@@ -179,19 +179,20 @@ pub(super) fn encode_deaf(nodes: u8, out: &mut Vec<u8>) {
     field(out, DEAF, |out| out.push(nodes));
 }
 
-/// The nodes of which the sender gets no packets with addresses that are not theirs; `None` when it does not look for that.
-pub(super) fn barred(fields: &[u8]) -> Option<u8> {
-    nodes(fields, BARRED)
+/// What the sender says of relaying; `None` when it says nothing.
+pub(super) fn relaying(fields: &[u8]) -> Option<Relaying> {
+    let mut field = find(fields, RELAYING)?;
+    let (open, barred, tunnelled) = (field.u8().ok()?, field.u8().ok()?, field.u8().ok()?);
+    Some(Relaying { open, barred, tunnelled })
 }
 
-/// Appends the field that [`barred`] reads.
-pub(super) fn encode_barred(nodes: u8, out: &mut Vec<u8>) {
-    field(out, BARRED, |out| out.push(nodes));
+/// Appends the field that [`relaying`] reads.
+pub(super) fn encode_relaying(relaying: Relaying, out: &mut Vec<u8>) {
+    field(out, RELAYING, |out| out.extend([relaying.open, relaying.barred, relaying.tunnelled]));
 }
 
-fn nodes(fields: &[u8], wanted: u8) -> Option<u8> {
-    let said = Fields(fields).filter_map(Result::ok).find(|(tag, _)| *tag == wanted);
-    said.and_then(|(_, mut field)| field.u8().ok())
+fn find(fields: &[u8], wanted: u8) -> Option<Field<'_>> {
+    Fields(fields).filter_map(Result::ok).find(|(tag, _)| *tag == wanted).map(|(_, field)| field)
 }
 
 fn encode_vip(report: &VipReport, out: &mut Vec<u8>) {
@@ -408,7 +409,7 @@ const HEARD: u8 = 4;
 const VIP: u8 = 5;
 const ASK: u8 = 6;
 const DEAF: u8 = 7;
-const BARRED: u8 = 8;
+const RELAYING: u8 = 8;
 
 const FIT: u8 = 0;
 const DEGRADED: u8 = 1;

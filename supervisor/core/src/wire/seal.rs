@@ -22,7 +22,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::codec;
-use super::{Authentic, Heartbeat, MAX_DATAGRAM, Session, VERSION, WireError};
+use super::{Authentic, Heartbeat, MAX_DATAGRAM, Relaying, Session, VERSION, WireError};
 use crate::config::{MAX_NODES, NodeId};
 
 /// Length of a datagram's header in bytes.
@@ -40,7 +40,7 @@ pub struct Sealer {
     session: Session,
     last: Option<u64>,
     deaf: u8,
-    barred: Option<u8>,
+    relaying: Option<Relaying>,
 }
 
 impl Sealer {
@@ -49,7 +49,7 @@ impl Sealer {
     /// `session` must be drawn at random for each sealer: with the same one, a key would be used again with the same nonces.
     pub fn new(secret: &[u8], set: &str, me: NodeId, session: Session) -> Sealer {
         let key = Keys::new(secret, set).key(me, session);
-        Sealer { key, me, session, last: None, deaf: 0, barred: None }
+        Sealer { key, me, session, last: None, deaf: 0, relaying: None }
     }
 
     /// Which nodes (a bitmap) are not heard on the direct path: said in every datagram from now on, so that those nodes also
@@ -58,10 +58,10 @@ impl Sealer {
         self.deaf = nodes;
     }
 
-    /// Of which nodes (a bitmap) nothing comes here that bears an address which is not theirs, as what they relay does: said in
-    /// every datagram from now on. `None`, which is not said: this node does not send [`Sealer::probe`]s.
-    pub fn set_barred(&mut self, nodes: Option<u8>) {
-        self.barred = nodes;
+    /// What is said of relaying in every datagram from now on. `None`, which is not said: this node does not send
+    /// [`Sealer::probe`]s.
+    pub fn set_relaying(&mut self, relaying: Option<Relaying>) {
+        self.relaying = relaying;
     }
 
     /// Puts `heartbeat` as one datagram into `out`, whose old content is dropped.
@@ -82,8 +82,8 @@ impl Sealer {
         if self.deaf != 0 {
             codec::encode_deaf(self.deaf, out);
         }
-        if let Some(nodes) = self.barred {
-            codec::encode_barred(nodes, out);
+        if let Some(relaying) = self.relaying {
+            codec::encode_relaying(relaying, out);
         }
         seal_in_place(&self.key, nonce(counter), out);
     }
@@ -106,7 +106,7 @@ pub struct Opener {
     me: NodeId,
     known: [Known; MAX_NODES],
     deaf: [u8; MAX_NODES],
-    barred: [Option<u8>; MAX_NODES],
+    relaying: [Option<Relaying>; MAX_NODES],
     buffer: Zeroizing<Vec<u8>>,
 }
 
@@ -120,7 +120,7 @@ impl Opener {
             me,
             known: Default::default(),
             deaf: [0; MAX_NODES],
-            barred: [None; MAX_NODES],
+            relaying: [None; MAX_NODES],
             buffer: Zeroizing::new(Vec::with_capacity(MAX_DATAGRAM)),
         }
     }
@@ -163,7 +163,7 @@ impl Opener {
         };
         heartbeat.routine = version & ROUTINE != 0;
         self.deaf[usize::from(sender)] = codec::deaf(&self.buffer);
-        self.barred[usize::from(sender)] = codec::barred(&self.buffer);
+        self.relaying[usize::from(sender)] = codec::relaying(&self.buffer);
         Ok(Authentic { from, heartbeat: Arc::new(heartbeat) })
     }
 
@@ -211,10 +211,10 @@ impl Opener {
         self.deaf.get(usize::from(from.0)).copied().unwrap_or(0)
     }
 
-    /// Of which nodes `from` gets nothing that bears an address which is not theirs, by the last datagram of it that was opened.
-    /// `None`: it does not say, and sends no probes itself.
-    pub fn barred(&self, from: NodeId) -> Option<u8> {
-        self.barred.get(usize::from(from.0)).copied().flatten()
+    /// What `from` says of relaying in the last datagram of it that was opened, fresh or not. `None`: nothing, and it sends no
+    /// probes itself.
+    pub fn relaying(&self, from: NodeId) -> Option<Relaying> {
+        self.relaying.get(usize::from(from.0)).copied().flatten()
     }
 }
 

@@ -50,7 +50,7 @@ fn the_fullest_heartbeat_fits_a_datagram() {
     heartbeat.ask = Some(random.ask());
     let mut sealer = Sealer::new(SECRET, "edge-1", A, heartbeat.session);
     sealer.set_deaf(0x7f);
-    sealer.set_barred(Some(0x7f));
+    sealer.set_relaying(Some(Relaying { open: 0x7f, barred: 0x7f, tunnelled: 0x7f }));
     let mut datagram = Vec::new();
     sealer.seal(&heartbeat, &mut datagram);
     assert!(datagram.len() <= MAX_DATAGRAM);
@@ -266,12 +266,13 @@ fn deafness_is_told_to_the_shell_of_the_other_side() {
 }
 
 #[test]
-fn a_barred_path_is_told_and_so_is_that_nobody_looks_for_it() {
+fn what_is_relayed_how_is_told_and_so_is_that_nobody_looks() {
     let (mut sealer, mut opener) = (sealer(SESSION), opener());
-    for (counter, said) in (1..).zip([None, Some(0), Some(0b110), None]) {
-        sealer.set_barred(said);
+    let some = Relaying { open: 0b1, barred: 0b10, tunnelled: 0b100 };
+    for (counter, said) in (1..).zip([None, Some(Relaying::default()), Some(some), None]) {
+        sealer.set_relaying(said);
         opener.open(&datagram(&mut sealer, SESSION, counter)).expect("genuine");
-        assert_eq!(opener.barred(A), said);
+        assert_eq!(opener.relaying(A), said);
     }
 }
 

@@ -5,18 +5,18 @@
 //! stays as it is, and is wrapped in a datagram that bears the node's own address.
 //!
 //! The tunnel is no more authentic than the link it replaces: who can send in a node's name there could also send in a client's. But it must
-//! not let in anybody who is further away: [`guard`] takes only datagrams of nodes that have made no hop.
+//! not let in anybody who is further away, nor anything but what is relayed: [`guard`].
 //!
 //! IPIP would be a header shorter, but takes an interface for each peer and family. Over IPv4 a wrapped packet that is too long for the link
-//! is sent in two fragments, and clients notice nothing. Over IPv6 nobody on the way may do that: there the client is told to send
-//! shorter ones ([`MTU_OVER_V6`]).
+//! is sent in two fragments. Over IPv6 nobody on the way may do that: there, and from links that carry more than 1,500 bytes,
+//! clients are told to send shorter ones.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context as _, Result};
 use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use rtnetlink::packet_route::route::RouteScope;
-use rtnetlink::{LinkVxlan, RouteMessageBuilder};
+use rtnetlink::{LinkUnspec, LinkVxlan, RouteMessageBuilder};
 use trilith_core::config::{NodeId, Settings};
 
 use super::kernel::Kernel;
@@ -54,46 +54,50 @@ pub fn gateway(node: NodeId, v4: bool) -> IpAddr {
     }
 }
 
-/// What an earlier run of the supervisor has known, by what it has left.
-///
-/// # Errors
-/// Links cannot be listed.
-pub async fn left(settings: &Settings, me: NodeId) -> Result<Tunnels> {
-    let others = (0..settings.nodes.len() as u8).filter(|node| *node != me.0).map(|node| 1 << node).sum();
-    Ok(Tunnels { to: 0, from: if find(&Kernel::open()?).await?.is_some() { others } else { 0 } })
-}
-
-/// Makes the interface, with all nodes on it. One that an earlier run has left goes: nodes may have other addresses by now.
+/// Has the interface there, with all nodes on it; its index. One that is there already, perhaps of an earlier run, goes on meanwhile.
 ///
 /// # Errors
 /// What the kernel refuses, for instance when it has no VXLAN.
-pub async fn put_up(kernel: &Kernel, settings: &Settings, me: NodeId) -> Result<()> {
-    take_down(kernel).await?;
+pub async fn put_up(kernel: &Kernel, settings: &Settings, me: NodeId) -> Result<u32> {
     let handle = &kernel.handle;
-    let builder = LinkVxlan::new(NAME, VNI).port(settings.set.tunnel_port()).ttl(TTL).learning(false);
-    let builder = match settings.nodes[usize::from(me.0)].address {
-        IpAddr::V4(own) => builder.local(own),
-        IpAddr::V6(own) => builder.local6(own).mtu(MTU_OVER_V6),
-    };
-    let link = builder.address(mac(me).to_vec()).up().build();
-    handle.link().add(link).execute().await.with_context(|| format!("interface {NAME} cannot be made"))?;
+    if find(kernel).await?.is_none() {
+        let builder = LinkVxlan::new(NAME, VNI).port(settings.set.tunnel_port()).ttl(TTL).learning(false);
+        let builder = match settings.nodes[usize::from(me.0)].address {
+            IpAddr::V4(own) => builder.local(own),
+            IpAddr::V6(own) => builder.local6(own).mtu(MTU_OVER_V6),
+        };
+        let link = builder.address(mac(me).to_vec()).build();
+        handle.link().add(link).execute().await.with_context(|| format!("interface {NAME} cannot be made"))?;
+    }
     let index = find(kernel).await?.with_context(|| format!("interface {NAME} was made and is not there"))?;
     sysctl::apply_interface(NAME, false)?;
-    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(NETWORK_V4, 24).scope(RouteScope::Link);
-    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(NETWORK_V6, 64);
-    for route in [v4.output_interface(index).build(), v6.output_interface(index).build()] {
-        handle.route().add(route).execute().await.with_context(|| format!("route to {NAME}"))?;
+    let up = LinkUnspec::new_with_index(index).up().build();
+    handle.link().set(up).execute().await.with_context(|| format!("interface {NAME} cannot be set up"))?;
+    let v6 = settings.vips.iter().any(|vip| vip.address.is_ipv6());
+    let families = [true, false].into_iter().filter(|v4| *v4 || v6);
+    for v4 in families.clone() {
+        let route = match v4 {
+            true => {
+                let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(NETWORK_V4, 24);
+                route.scope(RouteScope::Link).output_interface(index).build()
+            }
+            false => {
+                let route = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(NETWORK_V6, 64);
+                route.output_interface(index).build()
+            }
+        };
+        handle.route().add(route).replace().execute().await.with_context(|| format!("route to {NAME}"))?;
     }
     for (peer, node) in (0..).map(NodeId).zip(&settings.nodes).filter(|(peer, _)| *peer != me) {
         let place = handle.neighbours().add_bridge(index, &mac(peer)).destination(node.address);
-        let place = place.flags(NeighbourFlags::Own).execute().await;
+        let place = place.flags(NeighbourFlags::Own).replace().execute().await;
         place.with_context(|| format!("place of node {} on {NAME}", node.name))?;
-        for v4 in [true, false] {
+        for v4 in families.clone() {
             let neighbour = handle.neighbours().add(index, gateway(peer, v4)).link_layer_address(&mac(peer));
-            neighbour.execute().await.with_context(|| format!("node {} on {NAME}", node.name))?;
+            neighbour.replace().execute().await.with_context(|| format!("node {} on {NAME}", node.name))?;
         }
     }
-    Ok(())
+    Ok(index)
 }
 
 /// Has the interface gone.
@@ -109,22 +113,31 @@ async fn find(kernel: &Kernel) -> Result<Option<u32>> {
     Ok(kernel.links().await?.get(NAME).map(|link| link.index))
 }
 
-/// The rules that let only nodes of the set use the tunnel, as a transaction; none when it is not there.
+/// The rules that let only nodes of the set into the tunnel, and out of it only what is relayed, as a transaction; none when it is
+/// not there.
 pub fn guard(settings: &Settings, me: NodeId, is_up: bool) -> String {
-    let table = "table inet trilith-tunnel";
-    let mut text = format!("add {table}\ndelete {table}\n");
-    if is_up {
-        let own = settings.nodes[usize::from(me.0)].address;
-        let (family, ttl) = if own.is_ipv4() { ("ip", "ttl") } else { ("ip6", "hoplimit") };
-        let peers = settings.nodes.iter().map(|node| node.address).filter(|address| *address != own);
-        let peers = peers.map(|address| address.to_string()).collect::<Vec<_>>().join(", ");
-        let port = settings.set.tunnel_port();
-        text.push_str(&format!(
-            "add {table}\nadd chain inet trilith-tunnel input {{ type filter hook input priority -300; policy accept; }}\n\
-             add rule inet trilith-tunnel input udp dport {port} {family} saddr {{ {peers} }} {family} {ttl} {TTL} accept\n\
-             add rule inet trilith-tunnel input udp dport {port} drop\n"
-        ));
+    let table = "inet trilith-tunnel";
+    let mut text = format!("add table {table}\ndelete table {table}\n");
+    if !is_up {
+        return text;
     }
+    text += &format!(
+        "add table {table}\nadd chain {table} input {{ type filter hook input priority -300; policy accept; }}\n"
+    );
+    let mut rule = |words: String| text += &format!("add rule {table} input {words}\n");
+    let own = settings.nodes[usize::from(me.0)].address;
+    let (family, ttl) = if own.is_ipv4() { ("ip", "ttl") } else { ("ip6", "hoplimit") };
+    let peers = settings.nodes.iter().map(|node| node.address).filter(|address| *address != own);
+    let peers = peers.map(|address| address.to_string()).collect::<Vec<_>>().join(", ");
+    let port = settings.set.tunnel_port();
+    rule(format!("udp dport {port} {family} saddr {{ {peers} }} {family} {ttl} {TTL} accept"));
+    rule(format!("udp dport {port} drop"));
+    for vip in settings.vips.iter().map(|vip| vip.address) {
+        // TCP and ICMP errors, by number: the image has no list of their names.
+        let (family, protocols) = if vip.is_ipv4() { ("ip", "6, 1") } else { ("ip6", "6, 58") };
+        rule(format!("iifname \"{NAME}\" {family} daddr {vip} meta l4proto {{ {protocols} }} accept"));
+    }
+    rule(format!("iifname \"{NAME}\" drop"));
     text
 }
 
@@ -137,8 +150,8 @@ fn mac(node: NodeId) -> [u8; 6] {
 const VNI: u32 = 0x74_72_69;
 /// Whoever is further away cannot make a datagram that arrives with it (GTSM, RFC 5082).
 const TTL: u8 = 255;
-/// What fits into 1,500 bytes together with the headers of IPv6, UDP, VXLAN and Ethernet.
-const MTU_OVER_V6: u32 = 1430;
+/// The least that IPv6 may have (RFC 8200, section 5); with the headers of Ethernet, VXLAN, UDP and IPv6 it fits into 1,350 bytes.
+const MTU_OVER_V6: u32 = 1280;
 /// Addresses on the interface: link-local ones (RFC 3927), and unique local ones (RFC 4193) that spell `trilith`. They leave no machine.
 const NETWORK_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 116, 0);
 const NETWORK_V6: Ipv6Addr = Ipv6Addr::new(0xfd74, 0x7269, 0x6c69, 0x7468, 0, 0, 0, 0);

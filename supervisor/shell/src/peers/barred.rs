@@ -4,15 +4,18 @@
 //! libvirt. Heartbeats pass there, and the VIP does when it is allowed, but each connection breaks whose VIP has moved. So every
 //! node sends its peers a probe every [`EVERY`], from an address that is nobody's ([`foreign`]). Only a receiver knows what has
 //! not come: who hears a peer directly for [`PATIENCE`] and no probe of it says so in its heartbeats, and that peer
-//! relays to it through a tunnel ([`crate::net::tunnel`]) until a probe comes after all.
+//! relays to it through a tunnel ([`crate::net::tunnel`]) until it says that a probe has come. Who has just started knows neither, and changes
+//! nothing; that it is sent to through a tunnel others say, so it has one at once.
 //!
-//! A probe is a datagram (UDP): a firewall between the nodes that wants to have seen the beginning of each *TCP* connection is not found.
+//! What is not found: a network that guards IPv6 addresses alone, where nodes have IPv4 ones; a firewall between the nodes that wants to have
+//! seen the beginning of each *TCP* connection, since a probe is a datagram; and one that drops probes alone, or the tunnel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use trilith_core::config::{MAX_NODES, NodeId};
+use trilith_core::wire::Relaying;
 
 use super::steer;
 
@@ -34,8 +37,8 @@ pub(super) struct Barred {
 
 #[derive(Clone, Copy, Default)]
 struct Peer {
-    /// Only what bears its own address comes from it.
-    barred: bool,
+    /// Whether only what bears its own address comes from it, once that is known.
+    barred: Option<bool>,
     /// When its last heartbeat came directly.
     heard: Option<Instant>,
     /// Since when a probe of it is waited for.
@@ -43,13 +46,12 @@ struct Peer {
 }
 
 impl Barred {
-    /// The first probe is due at once. `known` are nodes of which an earlier run has found that: it holds until a probe comes.
-    pub(super) fn new(own: SocketAddr, known: u8, now: Instant) -> Barred {
+    /// The first probe is due at once.
+    pub(super) fn new(own: SocketAddr, now: Instant) -> Barred {
         let socket = foreigner(own).inspect_err(|error| {
             tracing::warn!("it is not found out whether the network carries what is relayed: {error:#}");
         });
-        let peers = std::array::from_fn(|node| Peer { barred: known & 1 << node != 0, ..Peer::default() });
-        Barred { socket: socket.ok(), due: now, peers }
+        Barred { socket: socket.ok(), due: now, peers: [Peer::default(); MAX_NODES] }
     }
 
     /// Whether a probe is due; then the next one is due after [`EVERY`].
@@ -75,19 +77,25 @@ impl Barred {
         let returns = peer.heard.is_none_or(|heard| now.duration_since(heard) > EVERY);
         let waiting = peer.waiting.filter(|_| !returns).unwrap_or(now);
         (peer.heard, peer.waiting) = (Some(now), Some(waiting));
-        peer.barred |= now.saturating_duration_since(waiting) > PATIENCE;
+        if now.saturating_duration_since(waiting) > PATIENCE {
+            peer.barred = Some(true);
+        }
     }
 
     /// A probe of `peer` has come.
     pub(super) fn probed(&mut self, peer: NodeId, now: Instant) {
         let peer = &mut self.peers[usize::from(peer.0)];
-        (peer.barred, peer.waiting) = (false, Some(now));
+        (peer.barred, peer.waiting) = (Some(false), Some(now));
     }
 
-    /// Nodes, as a bitmap, from which only their own addresses come; `None` where nobody looks for it.
-    pub(super) fn nodes(&self) -> Option<u8> {
+    /// What is known of whom, `tunnelled` aside; `None` where nobody looks for it.
+    pub(super) fn found(&self) -> Option<Relaying> {
         self.socket.as_ref()?;
-        Some((0..).zip(&self.peers).filter(|(_, peer)| peer.barred).map(|(node, _)| 1 << node).sum())
+        let nodes = |barred| {
+            let peers = (0..).zip(&self.peers).filter(|(_, peer)| peer.barred == Some(barred));
+            peers.map(|(node, _)| 1 << node).sum()
+        };
+        Some(Relaying { open: nodes(false), barred: nodes(true), tunnelled: 0 })
     }
 }
 

@@ -25,6 +25,7 @@ pub fn with_trio(test: impl FnOnce(&Trio) -> Result<()>) -> Result<()> {
         unsafe { libc::atexit(down_at_exit) };
     });
     let trio = held.insert(trio);
+    trio.network.switch.heal()?;
     for machine in &trio.machines {
         match machine.state() {
             State::Off => machine.power_on()?,

@@ -48,7 +48,11 @@ struct Peer {
 impl Barred {
     /// The first probe is due at once.
     pub(super) fn new(own: SocketAddr, now: Instant) -> Barred {
-        let socket = foreigner(own).inspect_err(|error| {
+        let socket = steer::sending(own, foreign(own.ip()), |socket| match own {
+            SocketAddr::V4(_) => socket.set_ip_transparent_v4(true).context("IP_TRANSPARENT"),
+            SocketAddr::V6(_) => socket.set_ip_transparent_v6(true).context("IPV6_TRANSPARENT"),
+        })
+        .inspect_err(|error| {
             tracing::warn!("it is not found out whether the network carries what is relayed: {error:#}");
         });
         Barred { socket: socket.ok(), due: now, peers: [Peer::default(); MAX_NODES] }
@@ -97,19 +101,6 @@ impl Barred {
         };
         Some(Relaying { open: nodes(false), barred: nodes(true), tunnelled: 0 })
     }
-}
-
-/// A socket that sends from [`foreign`]. Nothing comes back to it.
-fn foreigner(own: SocketAddr) -> anyhow::Result<UdpSocket> {
-    let socket = steer::plain(own)?;
-    socket.set_recv_buffer_size(0).context("SO_RCVBUF")?;
-    match own {
-        SocketAddr::V4(_) => socket.set_ip_transparent_v4(true).context("IP_TRANSPARENT")?,
-        SocketAddr::V6(_) => socket.set_ip_transparent_v6(true).context("IPV6_TRANSPARENT")?,
-    }
-    let from = SocketAddr::new(foreign(own.ip()), 0);
-    socket.bind(&from.into()).with_context(|| format!("bind to {from}"))?;
-    Ok(socket.into())
 }
 
 /// Between two probes.

@@ -104,7 +104,7 @@ impl Detour {
         }
         self.asked = Some(now);
         if self.socket.is_none() {
-            match marked(self.own) {
+            match steer::sending(self.own, self.own.ip(), |socket| socket.set_mark(MARK).context("SO_MARK")) {
                 Ok(socket) => self.socket = Some(socket),
                 Err(error) => return tracing::warn!("no second path to the peers: {error:#}"),
             }
@@ -129,16 +129,6 @@ impl Detour {
         let ready = self.ready.load(Ordering::Relaxed);
         ready && self.socket.as_ref().is_some_and(|socket| socket.send_to(datagram, to).is_ok())
     }
-}
-
-fn marked(own: SocketAddr) -> anyhow::Result<UdpSocket> {
-    let socket = steer::plain(own)?;
-    // Nobody reads it; the kernel makes the least of this that it can.
-    socket.set_recv_buffer_size(0).context("SO_RCVBUF")?;
-    socket.set_mark(MARK).context("SO_MARK")?;
-    let any_port = SocketAddr::new(own.ip(), 0);
-    socket.bind(&any_port.into()).with_context(|| format!("bind to {any_port}"))?;
-    Ok(socket.into())
 }
 
 /// Has the rule and the default route in place. Gives the gateway.

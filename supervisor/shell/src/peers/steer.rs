@@ -112,6 +112,21 @@ pub(super) fn plain(own: SocketAddr) -> anyhow::Result<Socket> {
     Ok(socket)
 }
 
+/// A socket that only sends, from an address and any port of it, with what else it needs to be set before it is bound.
+pub(super) fn sending(
+    own: SocketAddr,
+    from: IpAddr,
+    set: impl FnOnce(&Socket) -> anyhow::Result<()>,
+) -> anyhow::Result<std::net::UdpSocket> {
+    let socket = plain(own)?;
+    // Nobody reads it; the kernel makes the least of this that it can.
+    socket.set_recv_buffer_size(0).context("SO_RCVBUF")?;
+    set(&socket)?;
+    let from = SocketAddr::new(from, 0);
+    socket.bind(&from.into()).with_context(|| format!("bind to {from}"))?;
+    Ok(socket.into())
+}
+
 fn thrown_away(socket: &impl AsRawFd) -> u64 {
     let mut memory = [0_u32; SK_MEMINFO_VARS];
     let mut length = size_of_val(&memory) as libc::socklen_t;

@@ -108,6 +108,8 @@ pub struct Vip {
     linger_until: Option<Time>,
     handed_to: Option<NodeId>,
     hold_off_until: Time,
+    /// A peer has claimed it with a higher epoch, and perhaps does not hear that nobody votes for it: no answer at the wire's pace.
+    not_before: Time,
     vacant_since: Option<Time>,
     last_owner: Option<NodeId>,
     owned_since: Time,
@@ -154,6 +156,7 @@ impl Vip {
             linger_until: None,
             handed_to: None,
             hold_off_until: now,
+            not_before: now,
             vacant_since: None,
             last_owner: None,
             owned_since: now,
@@ -277,6 +280,7 @@ impl Vip {
                 Role::Owner { .. } => self.give_up(v, Some(from), WhyYield::Superseded(from), out),
                 _ => self.withdraw(v),
             }
+            self.not_before = v.now + v.heartbeat;
         }
         if claim.held {
             self.last_owner = Some(from);
@@ -443,7 +447,7 @@ impl Vip {
         // A successor whom this node does not hear itself may still be heard by the others.
         let named = v.partners().filter_map(|(_, p)| p.report(self.key)?.successor);
         let unheard = named.filter(|s| *s != v.own.me && v.partners().all(|(n, _)| n != *s)).count();
-        since + v.heartbeat * (before + unheard.min(1)) as u32
+        self.not_before.max(since + v.heartbeat * (before + unheard.min(1)) as u32)
     }
 
     /// Orders candidates, the best first: named by the last owner, fitter, not the one who has just given it up, nearer to the preferred.

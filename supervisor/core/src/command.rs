@@ -111,6 +111,8 @@ pub struct Ring {
     pub last_hop: u8,
     /// MAC addresses of the other nodes (heartbeats carry them): only from these is a hop count believed.
     pub peer_macs: Vec<[u8; 6]>,
+    /// A node that has left may only stand still: what nobody knows may be its, and is not answered with RST.
+    pub waits: bool,
 }
 
 /// State of a node's servers in the local HAProxy.

@@ -63,6 +63,11 @@ pub enum Decision {
         /// Whether it answers.
         alive: bool,
     },
+    /// A peer was silent, kernel and all, for longer than machines of this set stand still: what it carried is reset from now on.
+    GivenUp {
+        /// Which.
+        peer: NodeId,
+    },
     /// Someone else claimed a VIP that this node owns; it was announced again.
     Conflict {
         /// The VIP.

@@ -305,7 +305,7 @@ impl Node {
             self.jitter.observe(now, gap.saturating_sub(beat::longest(bounds.heartbeat)));
         }
         let returned = !peer.live;
-        (peer.live, peer.kernel_doubted) = (true, None);
+        (peer.live, peer.kernel_doubted, peer.stunned) = (true, None, false);
         if returned {
             self.log(out, Decision::PeerHeard { peer: from });
         }
@@ -431,8 +431,8 @@ impl Node {
 
     /// Who lives? Returns when the next of them would be missed.
     fn watch_peers(&mut self, now: Time, out: &mut Vec<Command>) -> Time {
-        let mut wake = now + self.settings.set.lease.max;
-        for node in self.nodes().filter(|n| *n != self.own.me) {
+        let (me, mut wake) = (self.own.me, now + self.settings.set.lease.max);
+        for node in self.nodes().filter(|n| *n != me) {
             let lease = self.lease;
             let peer = &mut self.peers[node.0 as usize];
             if peer.live {
@@ -476,9 +476,25 @@ impl Node {
                     }
                 }
                 wake = wake.min(*due);
+                wake = self.watch_stunned(now, node, out).map_or(wake, |end| wake.min(end));
             }
         }
         wake
+    }
+
+    /// Whether a silent peer may only stand still; returns until when it may.
+    fn watch_stunned(&mut self, now: Time, node: NodeId, out: &mut Vec<Command>) -> Option<Time> {
+        let peer = &mut self.peers[node.0 as usize];
+        let left = peer.said().is_some_and(|said| said.fitness.reason() == Some(Reason::Stopping));
+        let until = peer
+            .heard_at()
+            .map(|at| at + self.settings.set.stun)
+            .filter(|_| !peer.kernel && !left && !self.planted.has(Bug::ResetStunned));
+        let before = std::mem::replace(&mut peer.stunned, until.is_some_and(|until| now < until));
+        if before && !peer.stunned && !peer.kernel {
+            self.log(out, Decision::GivenUp { peer: node });
+        }
+        until.filter(|until| now < *until)
     }
 
     /// Fitness, and what can be done about it.

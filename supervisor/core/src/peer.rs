@@ -30,6 +30,8 @@ pub struct Peer {
     pub kernel: bool,
     /// While it is silent but not lost yet: its kernel was asked, and did not answer (`true`) or has not yet failed to (`false`).
     pub kernel_doubted: Option<bool>,
+    /// It is silent, kernel and all, but perhaps only stands still.
+    pub stunned: bool,
     /// Session and serial of the last request of it that was acted on.
     pub acted: Option<(Session, u32)>,
     /// Fit and heard without a break since then.
@@ -64,6 +66,7 @@ impl Peer {
             live: false,
             kernel: false,
             kernel_doubted: None,
+            stunned: false,
             acted: None,
             fit_since: None,
         }

@@ -53,6 +53,8 @@ pub enum Bug {
     RingKeepsDead,
     /// The relay ring loses nodes that live but send no heartbeat.
     RingLosesSilent,
+    /// What a node carries that only stands still is reset.
+    ResetStunned,
     /// The old owner takes the address off before its successor is there.
     BreakBeforeMake,
     /// A failed command is taken as done.
@@ -91,7 +93,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those of VIPs and leases.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 17] = [
         Bug::SkipMargin,
         Bug::GrantTwice,
         Bug::NoSilence,
@@ -103,6 +105,7 @@ impl Bug {
         Bug::KeepUnfit,
         Bug::RingKeepsDead,
         Bug::RingLosesSilent,
+        Bug::ResetStunned,
         Bug::BreakBeforeMake,
         Bug::IgnoreFailure,
         Bug::Silent,

@@ -73,6 +73,7 @@ fn the_issues_example_becomes_settings_with_the_documented_defaults() {
     assert_eq!(settings.set.peer_port, PEER_PORT);
     assert_eq!(settings.set.lone, Lone::Serve);
     assert_eq!(settings.set.rebalance_after, None);
+    assert_eq!(settings.set.stun, Duration::ZERO);
     assert_eq!(settings.set.lease.heartbeat, Duration::from_millis(40));
     assert_eq!(settings.set.lease.min, Duration::from_millis(100));
     assert_eq!(settings.set.lease.max, Duration::from_millis(500));
@@ -90,6 +91,7 @@ fn every_key_of_a_full_document_is_read() {
     assert_eq!(settings.set.peer_port, 7000);
     assert_eq!(settings.set.lone, Lone::Release);
     assert_eq!(settings.set.rebalance_after, Some(Duration::from_secs(600)));
+    assert_eq!(settings.set.stun, Duration::from_millis(2500));
     assert_eq!(settings.set.lease.max, Duration::from_secs(2));
     assert_eq!(settings.nodes.len(), 3);
     assert_eq!(settings.node_named("c"), Some(NodeId(2)));

@@ -43,6 +43,14 @@
 //! new connections to a HAProxy that could still serve them. A socket lookup is what the kernel does anyway, needs no
 //! timeouts, and cannot overflow; the set of handshakes may.
 //!
+//! # Who stands still
+//!
+//! A virtual machine that is moved to another host, or backed up, stands still for a moment and goes on. It leaves the ring like a dead
+//! one, and what it carries is known to nobody meanwhile. While that may be so ([`Ring::waits`]) the kernel's RST for such
+//! packets is dropped: clients send them again, and find the machine once it is back. So are clients answered that opened a connection
+//! just then, and whose SYN waited in its queue. The alternative, to drop the packets, would take with them those for what is left of connections,
+//! which the kernel answers well. Price: the connections of a machine that is dead end later.
+//!
 //! # The hop count
 //!
 //! is kept in the DSCP field. Clients may set that field too, so it is believed only from the MAC address of a node.
@@ -285,6 +293,11 @@ fn table(
     }
     rule("end", format!("meta mark set {MARK:#x} accept"));
 
+    if ring.is_some_and(|ring| ring.waits) {
+        // The kernel's own word to a packet that it knows no connection of; what a connection says itself bears its mark.
+        let reset = "tcp flags & (syn|rst|ack) == rst";
+        rule("output", format!("{ip} saddr {{ {addresses} }} {reset} meta mark != {MARK:#x} drop"));
+    }
     rule(
         "output",
         format!(

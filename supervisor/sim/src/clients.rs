@@ -132,6 +132,7 @@ impl Clients {
             let around = ring.next.filter(|_| ring.last_hop > 0).map_or(0, |_| ring.last_hop + 1);
             let next = match made.cmp(&around) {
                 Ordering::Less => ring.next,
+                Ordering::Equal if ring.waits => return Fate::Lost,
                 Ordering::Equal => return Fate::Reset { by: at },
                 Ordering::Greater => return Fate::Lost,
             };
@@ -177,7 +178,8 @@ mod tests {
                 machine.on = true;
                 machine.haproxy.state = HaproxyState::Alive;
                 let next = Some(NodeId(((n + 1) % count) as u8));
-                machine.kernel.ring = Some(Ring { next, last_hop: count as u8 - 1, peer_macs: macs.clone() });
+                machine.kernel.ring =
+                    Some(Ring { next, last_hop: count as u8 - 1, peer_macs: macs.clone(), waits: false });
                 machine
             })
             .collect()
@@ -210,7 +212,12 @@ mod tests {
         assert_eq!(clients.send(&clients.flows[0], &machines, &calm), Fate::Lost);
         for (node, next) in [(1, 2), (2, 1)] {
             let peer_macs = vec![mac(0), mac(next)];
-            machines[node].kernel.ring = Some(Ring { next: Some(NodeId(next as u8)), last_hop: 1, peer_macs });
+            machines[node].kernel.ring =
+                Some(Ring { next: Some(NodeId(next as u8)), last_hop: 1, peer_macs, waits: true });
+        }
+        assert_eq!(clients.send(&clients.flows[0], &machines, &calm), Fate::Lost, "it may only stand still");
+        for node in [1, 2] {
+            machines[node].kernel.ring.as_mut().expect("just given").waits = false;
         }
         assert_eq!(clients.send(&clients.flows[0], &machines, &calm), Fate::Reset { by: 1 });
     }

@@ -338,7 +338,7 @@ fn skew(rng: &mut Rng) -> i64 {
 
 /// A set of this many nodes with one VIP that node 0 should own, as documents usually have it.
 pub fn settings_of(nodes: usize) -> Arc<Settings> {
-    Arc::new(build(nodes, vec![NodeId(0)], Lone::Serve, None))
+    Arc::new(build(nodes, vec![NodeId(0)], Lone::Serve, None, Duration::ZERO))
 }
 
 fn settings(rng: &mut Rng, nodes: usize) -> Arc<Settings> {
@@ -346,10 +346,17 @@ fn settings(rng: &mut Rng, nodes: usize) -> Arc<Settings> {
     let lone = if rng.chance(750) { Lone::Serve } else { Lone::Release };
     let rebalance_after = rng.pick(&[None, None, Some(Duration::from_secs(1))]);
     let preferred = (0..vips).map(|_| NodeId(rng.index(nodes) as u8)).collect();
-    Arc::new(build(nodes, preferred, lone, rebalance_after))
+    let stun = rng.pick(&[Duration::ZERO, Duration::from_millis(2500)]);
+    Arc::new(build(nodes, preferred, lone, rebalance_after, stun))
 }
 
-fn build(nodes: usize, preferred: Vec<NodeId>, lone: Lone, rebalance_after: Option<Duration>) -> Settings {
+fn build(
+    nodes: usize,
+    preferred: Vec<NodeId>,
+    lone: Lone,
+    rebalance_after: Option<Duration>,
+    stun: Duration,
+) -> Settings {
     let vips = preferred.len();
     let address = |last: u8| IpAddr::V4(Ipv4Addr::new(10, 77, 0, last));
     Settings {
@@ -359,6 +366,7 @@ fn build(nodes: usize, preferred: Vec<NodeId>, lone: Lone, rebalance_after: Opti
             peer_port: 7077,
             lone,
             rebalance_after,
+            stun,
             lease: LeaseBounds {
                 heartbeat: Duration::from_millis(40),
                 min: Duration::from_millis(120),

@@ -159,6 +159,31 @@ fn an_owner_that_is_cut_off_and_comes_back_takes_no_connection_of_others_with_it
     })
 }
 
+/// As a machine that is moved to another host: to the others it is dead, and then goes on as if nothing had been.
+#[test]
+#[ignore = "needs root and the root tree"]
+fn an_owner_that_is_away_for_a_moment_loses_no_connection_where_the_set_waits_for_it() -> Result<()> {
+    with_lab(|lab| {
+        agreed(lab)?;
+        // Longer than a busy machine takes for what is to be seen meanwhile.
+        let text = DOCUMENT.replacen("[set]\n", "[set]\nstun = \"10s\"\n", 1);
+        let change = Change { what: "a set that waits", text, confirm_within_s: None, fate: Fate::Kept };
+        let (past, _) = carry_out(lab, lab.node("a")?, &change)?;
+        ensure!(past.outcome == Outcome::Done, "{}: {}", change.what, past.outcome);
+        at_home(lab, "b")?;
+        let clients = Clients::on(lab, VIP.into())?;
+        wait_served(&clients.requests.steady, now_ns())?;
+        lab.switch.cut("b", Direction::Both)?;
+        let others = [lab.node("a")?, lab.node("c")?];
+        let left = || others.iter().all(|node| full_status(node).is_ok_and(|status| status.relay.last_hop == 1));
+        wait_until("its peers to take it out of the ring", SOON, left)?;
+        wait_served(&clients.requests.steady, now_ns())?;
+        lab.heal()?;
+        settle(lab)?;
+        clients.noticed_nothing()
+    })
+}
+
 #[test]
 #[ignore = "needs root and the root tree"]
 fn a_request_that_waits_at_a_node_that_vanishes_is_answered_by_another() -> Result<()> {

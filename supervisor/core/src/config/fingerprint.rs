@@ -29,6 +29,9 @@ fn meaning(settings: &Settings) -> String {
     if let Some(after) = set.rebalance_after {
         line("set.rebalance_after", &after.as_millis());
     }
+    if !set.stun.is_zero() {
+        line("set.stun", &set.stun.as_millis());
+    }
     line("set.lease.heartbeat", &set.lease.heartbeat.as_millis());
     line("set.lease.min", &set.lease.min.as_millis());
     line("set.lease.max", &set.lease.max.as_millis());

@@ -7,6 +7,7 @@
 //! | `set.peer_port` | UDP and TCP port, 1 to 65535 | [`PEER_PORT`] |
 //! | `set.lone` | `"serve"`, `"release"` | `"serve"` |
 //! | `set.rebalance_after` | `"never"`, or `"1s"` to `"24h"` | `"never"` |
+//! | `set.stun` | `"0s"` to `"10s"` | `"0s"` |
 //! | `set.lease.heartbeat` | `"10ms"` to `"1s"` | `"40ms"` |
 //! | `set.lease.min` | two heartbeats and a half at least | `"100ms"` |
 //! | `set.lease.max` | `min` to `"10s"` | `"500ms"` |
@@ -141,6 +142,8 @@ pub struct Set {
     pub lone: Lone,
     /// How long the preferred node must have been fit before a VIP returns to it; `None`: never by itself.
     pub rebalance_after: Option<Duration>,
+    /// How long a node that has fallen silent may only stand still: what it may carry is not reset meanwhile. Zero: not at all.
+    pub stun: Duration,
     /// Bounds of the lease that adapts to the measured jitter.
     pub lease: LeaseBounds,
 }

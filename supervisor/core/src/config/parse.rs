@@ -144,6 +144,7 @@ fn read_set(mut table: Table<'_>, faults: &mut Faults) -> Option<super::Set> {
     let lone = table.optional(faults, "lone", values::lone);
     let rebalance =
         table.optional(faults, "rebalance_after", |value| values::duration_or_never(value, REBALANCE_AFTER));
+    let stun = table.optional(faults, "stun", |value| values::duration(value, STUN));
     let lease = table.table(faults, "lease");
     table.finish(faults);
     let lease = match lease {
@@ -156,6 +157,7 @@ fn read_set(mut table: Table<'_>, faults: &mut Faults) -> Option<super::Set> {
         peer_port: peer_port.map_or(PEER_PORT, Spanned::into_inner),
         lone: lone.map_or(Lone::Serve, Spanned::into_inner),
         rebalance_after: rebalance.and_then(Spanned::into_inner),
+        stun: stun.map_or(Duration::ZERO, Spanned::into_inner),
         lease: lease?,
     })
 }
@@ -278,5 +280,7 @@ const HALF_HEARTBEATS_PER_LEASE: u32 = 5;
 const HEARTBEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(1);
 const LONGEST_LEASE: Duration = Duration::from_secs(10);
 const REBALANCE_AFTER: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3_600);
+/// Longer than that, and connections to its services are ended, too ([`crate::node::GONE_AFTER`]).
+const STUN: std::ops::RangeInclusive<Duration> = Duration::ZERO..=crate::node::GONE_AFTER;
 const DRAIN_DEADLINE: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3_600);
 const DEFAULT_DRAIN_DEADLINE: Duration = Duration::from_secs(30);

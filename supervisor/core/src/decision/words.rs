@@ -40,6 +40,9 @@ pub fn describe(decision: &Decision, settings: &Settings) -> String {
         Decision::Kernel { peer, alive: false } => {
             format!("the kernel of {} does not answer either: it leaves the relay ring", node(*peer))
         }
+        Decision::GivenUp { peer } => {
+            format!("{} is silent for longer than a machine stands still: what it carried is reset", node(*peer))
+        }
         Decision::Conflict { vip: id, mac } => {
             format!("hears {} claim VIP {} too", describe_mac(*mac), vip(*id))
         }

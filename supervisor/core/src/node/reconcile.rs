@@ -49,7 +49,12 @@ impl Node {
         };
         let members: Vec<NodeId> = after_me.filter(in_ring).collect();
         let macs = self.nodes().filter(|n| *n != me).filter_map(|n| Some(self.peers[n.0 as usize].said()?.mac));
-        Ring { next: members.first().copied(), last_hop: members.len() as u8, peer_macs: macs.collect() }
+        Ring {
+            next: members.first().copied(),
+            last_hop: members.len() as u8,
+            peer_macs: macs.collect(),
+            waits: self.peers.iter().any(|peer| peer.stunned),
+        }
     }
 
     pub(super) fn wanted_backend(&self, now: Time, node: NodeId) -> BackendState {

@@ -4,7 +4,7 @@
 //! `./justw bless` records the transcripts anew; a diff of one is read as a design review. The script's language:
 //!
 //! ```text
-//! set nodes=3 lone=serve rebalance=never   once, at the start; what is not said is as here
+//! set nodes=3 lone=serve rebalance=never stun=0s   once, at the start; what is not said is as here
 //! at MS start NODE…         the supervisor starts, on its disk's record
 //! at MS crash NODE…         the machine is off
 //! at MS freeze NODE…        the supervisor stands still, its clock runs on, datagrams wait

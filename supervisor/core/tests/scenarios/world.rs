@@ -67,9 +67,10 @@ impl World {
         };
         let count = option("nodes", "3").parse::<usize>().expect("nodes=NUMBER");
         let mut document = format!(
-            "[set]\nname = \"test\"\nsecret_file = \"/secret\"\nlone = \"{}\"\nrebalance_after = \"{}\"\n",
+            "[set]\nname = \"test\"\nsecret_file = \"/secret\"\nlone = \"{}\"\nrebalance_after = \"{}\"\nstun = \"{}\"\n",
             option("lone", "serve"),
             option("rebalance", "never"),
+            option("stun", "0s"),
         );
         for (at, name) in ["a", "b", "c"].iter().take(count).enumerate() {
             let _ = write!(document, "[[node]]\nname = \"{name}\"\naddress = \"10.77.0.{}\"\n", 11 + at);
@@ -289,7 +290,8 @@ impl World {
             Command::Announce { .. } => "> announce".to_owned(),
             Command::Relay(ring) => {
                 let next = ring.next.map_or("nobody", name);
-                format!("> relay to {next}, last hop {}, {} peers known", ring.last_hop, ring.peer_macs.len())
+                let waits = if ring.waits { ", nothing is reset" } else { "" };
+                format!("> relay to {next}, last hop {}, {} peers known{waits}", ring.last_hop, ring.peer_macs.len())
             }
             Command::Backend { node, state } => format!("> backends of {}: {state:?}", name(*node)),
             Command::Persist(record) => {

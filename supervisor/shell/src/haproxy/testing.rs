@@ -50,6 +50,7 @@ pub fn settings() -> Settings {
             peer_port: 7077,
             lone: Lone::Serve,
             rebalance_after: None,
+            stun: Duration::ZERO,
             lease: LeaseBounds {
                 heartbeat: Duration::from_millis(20),
                 min: Duration::from_millis(100),

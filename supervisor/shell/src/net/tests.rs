@@ -104,6 +104,27 @@ async fn connections_of_a_dead_node_are_reset_and_those_of_others_are_not() {
     assert_eq!((seen.broken, seen.refused), (0, 0), "{seen:?}");
 }
 
+#[tokio::test]
+async fn connections_of_a_node_that_only_stood_still_live_on_where_its_peers_wait_for_it() {
+    let mut lab = Lab::up().await;
+    for (waits, broken) in [(true, 0), (false, 10)] {
+        lab.ring(&[0, 1, 2]).await;
+        lab.hand_over(0).await;
+        let load = lab.load(5).await;
+        load.goes_on().await;
+        lab.ring_that_waits(&[1, 2], waits).await;
+        lab.hand_over(1).await;
+        let before = lab.relayed().await;
+        until("packets all around", async || (lab.relayed().await >= before + 40).then_some(())).await;
+        if waits {
+            lab.ring(&[0, 1, 2]).await;
+            load.goes_on().await;
+        }
+        let seen = load.end().await;
+        assert_eq!((seen.broken, seen.refused), (broken, 0), "waits: {waits}, {seen:?}");
+    }
+}
+
 /// SpoofGuard, IP source guard, clean-traffic: a machine may send only from its own addresses, and from the VIPs.
 #[tokio::test]
 async fn connections_live_on_where_the_network_drops_what_bears_a_clients_address() {
@@ -478,9 +499,11 @@ async fn the_rules_are_those_that_were_read_and_nft_takes_them() {
     let settings = settings();
     let present = BTreeSet::from(["eth0".to_owned()]);
     let macs = vec![[2, 0, 0, 0, 0, 2], [2, 0, 0, 0, 0, 3]];
-    let ring = Ring { next: Some(NodeId(1)), last_hop: 2, peer_macs: macs };
+    let ring = Ring { next: Some(NodeId(1)), last_hop: 2, peer_macs: macs, waits: false };
+    let waiting = Ring { waits: true, ..ring.clone() };
     for (name, text) in [
         ("ring-of-three.nft", relay::ruleset(&settings, Some(&ring), &present, Tunnels::default())),
+        ("ring-that-waits.nft", relay::ruleset(&settings, Some(&waiting), &present, Tunnels::default())),
         ("ring-through-tunnel.nft", relay::ruleset(&settings, Some(&ring), &present, Tunnels { to: 0b010, from: 0 })),
         ("tunnel.nft", tunnel::guard(&settings, NodeId(0), true)),
     ] {
@@ -491,7 +514,7 @@ async fn the_rules_are_those_that_were_read_and_nft_takes_them() {
         assert_eq!(text, std::fs::read_to_string(&recorded).unwrap(), "{name}: got:\n{text}");
     }
     let alone = Ring::default();
-    for ring in [Some(&ring), Some(&alone), None] {
+    for ring in [Some(&ring), Some(&waiting), Some(&alone), None] {
         for present in [&present, &BTreeSet::new()] {
             let text = relay::ruleset(&settings, ring, present, Tunnels::default());
             place.on(async move { relay::apply(&text).await.unwrap() }).await;

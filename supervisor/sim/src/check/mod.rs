@@ -149,6 +149,7 @@ impl Checks {
         self.epochs.started(node, forgetful);
         self.log.started(node);
         self.successor.started(node);
+        self.flows.started(node);
     }
 
     /// A machine whose clock stood still goes on.

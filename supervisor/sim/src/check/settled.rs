@@ -116,7 +116,7 @@ fn ring(scene: &Scene, node: usize) -> Result<(), String> {
                 alive.iter().take_while(|n| !heard.contains(n)).chain(heard.first()).any(|n| *n == usize::from(next.0))
             }
         };
-        next && usize::from(ring.last_hop) >= heard.len() && macs
+        next && usize::from(ring.last_hop) >= heard.len() && macs && !ring.waits
     });
     if right {
         Ok(())

@@ -170,12 +170,17 @@ impl Lab {
 
     /// Has these nodes relay in this order.
     pub async fn ring(&mut self, members: &[usize]) {
+        self.ring_that_waits(members, false).await;
+    }
+
+    /// The same, perhaps waiting for one that has left.
+    pub async fn ring_that_waits(&mut self, members: &[usize], waits: bool) {
         for (place, node) in members.iter().enumerate() {
             let next = members[(place + 1) % members.len()];
             let others = members.iter().filter(|other| *other != node);
             let peer_macs = others.map(|other| self.nodes[*other].net.own_mac()).collect();
             let last_hop = members.len() as u8 - 1;
-            let ring = Ring { next: Some(NodeId(next as u8)).filter(|_| last_hop > 0), last_hop, peer_macs };
+            let ring = Ring { next: Some(NodeId(next as u8)).filter(|_| last_hop > 0), last_hop, peer_macs, waits };
             self.does(*node, Command::Relay(ring)).await.unwrap();
         }
     }
@@ -408,6 +413,7 @@ pub fn settings() -> Settings {
             peer_port: 7077,
             lone: Lone::Serve,
             rebalance_after: None,
+            stun: Duration::ZERO,
             lease: LeaseBounds { heartbeat: Duration::ZERO, min: Duration::ZERO, max: Duration::ZERO },
         },
         nodes: vec![node("a", 11), node("b", 12), node("c", 13)],

@@ -5,7 +5,8 @@
 //! `bench failover` measures that.
 //!
 //! Each part of each node's way in a rollout is cut at most once, most of them are, at a random time from its beginning on. It is counted
-//! as what the node was doing then: another node is asked just before. Between its word and the plug is one login by ssh.
+//! as what the node was doing then: another node is asked just before. Between its word and the plug is one login by ssh. Power that
+//! goes often goes twice: half of the machines lose it again while they come up, in the firmware, the boot loader or the system.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -92,7 +93,7 @@ pub fn run(cuts: usize) -> Result<()> {
     let (from_ns, begun) = (now_ns(), Instant::now());
     let mut summary = Summary::default();
     for number in 0.. {
-        let left = cuts - summary.cuts.values().sum::<usize>();
+        let left = cuts.saturating_sub(summary.cuts.values().sum());
         if left == 0 {
             break;
         }
@@ -104,16 +105,18 @@ pub fn run(cuts: usize) -> Result<()> {
         upload(&trio, &bundle(&version(number), &[])?)?;
         start(&trio, &version(number))?;
         rollout(&trio, &version(number), left, &mut summary)?;
+        let report = load.report(Window::new(from_ns, now_ns()));
+        summary.seconds = begun.elapsed().as_secs();
+        summary.failed = report.failures.values().sum();
+        summary.requests = report.ok + summary.failed;
+        summary.longest_gap_ms = report.longest_gap_ms;
+        (summary.latency_p99_ms, summary.latency_max_ms) = (report.latency_ms.p99, report.latency_ms.max);
+        // Hours pass until the last one: what was seen by then is not to be lost with it.
+        say(&format!("so far: {}", serde_json::to_string(&summary)?));
+        ensure!(summary.failed == 0, "clients saw failures: {:?}", report.failures);
     }
-    summary.seconds = begun.elapsed().as_secs();
-    let report = load.report(Window::new(from_ns, now_ns()));
-    summary.failed = report.failures.values().sum();
-    summary.requests = report.ok + summary.failed;
-    summary.longest_gap_ms = report.longest_gap_ms;
-    (summary.latency_p99_ms, summary.latency_max_ms) = (report.latency_ms.p99, report.latency_ms.max);
     say(&format!("for {:.0} ms at most nobody who came was answered promptly", summary.longest_gap_ms));
     println!("{}", serde_json::to_string(&summary)?);
-    ensure!(summary.failed == 0, "clients saw failures: {:?}", report.failures);
     ensure!(summary.done > 0, "not one rollout came to its end: {:?}", summary.given_up);
     Ok(())
 }
@@ -163,20 +166,28 @@ fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Re
         {
             // The random moment itself, not a condition.
             thread::sleep(moment.lasts.mul_f64(random()));
-            done += usize::from(cut(trio, trio.machine(&victim)?, moment.name, version, summary)?);
+            done += cut(trio, trio.machine(&victim)?, moment.name, version, summary)?;
         }
     }
 }
 
-/// Pulls the plug and puts it back in, if another node can be asked and the victim has not become the owner of a VIP: whether it has.
-/// The machine must come up by itself, on the version that it had or on the new one, in the slot where that lies, and say so to the set.
-fn cut(trio: &Trio, victim: &Machine, meant: &str, version: &str, summary: &mut Summary) -> Result<bool> {
+/// Pulls the plug and puts it back in, perhaps twice, if another node can be asked and the victim has not become the owner of a VIP: how
+/// often it has. The machine must come up by itself, on the version that it had or on the new one, in the slot where that lies, and say so to the set.
+fn cut(trio: &Trio, victim: &Machine, meant: &str, version: &str, summary: &mut Summary) -> Result<usize> {
     let name = victim.name();
     let Some((near, before)) = seen_by_others(trio, victim).filter(|(near, _)| !owns(near, name)) else {
-        return Ok(false);
+        return Ok(0);
     };
+    let twice = random() < TWICE;
     victim.power_cut()?;
     victim.power_on()?;
+    if twice {
+        // As above.
+        thread::sleep(BOOT.mul_f64(random()));
+        victim.power_cut()?;
+        victim.power_on()?;
+        *summary.cuts.entry("booting again").or_default() += 1;
+    }
     let doing = doing(&before["state"]["rollout"], &near, name, version);
     let had = &before["state"]["nodes"][name];
     let part = &before["state"]["rollout"]["nodes"][name];
@@ -199,7 +210,8 @@ fn cut(trio: &Trio, victim: &Machine, meant: &str, version: &str, summary: &mut 
         },
     )
     .with_context(|| format!("it came up with {booted:?}, and the set has {node}\n{}", victim.last_words()))?;
-    say(&format!("  cut while {doing} (meant: {meant}): {name} is back with {booted}; it says {}", words(&node)));
+    let word = if twice { "cut twice" } else { "cut" };
+    say(&format!("  {word} while {doing} (meant: {meant}): {name} is back with {booted}; it says {}", words(&node)));
     let old = part["from"].as_str().or(had["running"].as_str()).unwrap_or_default();
     for running in [booted.as_str(), node["running"].as_str().unwrap_or_default()] {
         ensure!(running == old || running == version, "{name} came up with {running}, not {old} or {version}");
@@ -210,7 +222,7 @@ fn cut(trio: &Trio, victim: &Machine, meant: &str, version: &str, summary: &mut 
     ensure!(same == stayed, "{name} had {}, and now: {}", words(had), words(&node));
     *summary.cuts.entry(doing).or_default() += 1;
     *summary.booted.entry(booted).or_default() += 1;
-    Ok(true)
+    Ok(1 + usize::from(twice))
 }
 
 /// The status and the state of the set by the first other node that answers both.
@@ -283,6 +295,10 @@ const KEPT: usize = 3;
 const USUAL: usize = 5;
 /// Of the moments that begin, as many are taken.
 const CHANCE: f64 = 0.85;
+/// Of the machines that lose their power, as many lose it again.
+const TWICE: f64 = 0.5;
+/// What a machine needs until it serves, at least: firmware, boot loader, kernel, services.
+const BOOT: Duration = Duration::from_secs(25);
 /// Pause between two looks, each of which is a login or two: a moment is over soon.
 const LOOK: Duration = Duration::from_secs(2);
 /// Looks in a row that find no rollout.

@@ -29,16 +29,17 @@ pub fn run() -> Result<()> {
     wait(&trio, "a set that has agreed on its configuration", |state| ready(state, None))?;
     let mut rows = Vec::new();
     rows.push(act(&trio, "the VIP goes round all three, as planned", || moves(&trio))?);
+    rows.push(act(&trio, "its owner stands still for a second, as when it is moved", || stun(&trio))?);
     rows.push(act(&trio, "the plug of its owner is pulled, and put in again", || plug(&trio))?);
     rows.push(act(&trio, "another version comes to all three", || {
         upload(&trio, &next)?;
         start(&trio, NEXT)?;
         wait(&trio, &format!("three nodes with {NEXT}"), |state| ready(state, Some(NEXT))).map(drop)
     })?);
-    println!("{:<52} {:>6} {:>9} {:>7} {:>7}", "what happened", "took", "requests", "failed", "broken");
+    println!("{:<58} {:>6} {:>9} {:>7} {:>7}", "what happened", "took", "requests", "failed", "broken");
     for Row { what, took, seen } in &rows {
         let Seen { requests, failed, broken, .. } = seen;
-        println!("{what:<52} {:>4} s {requests:>9} {failed:>7} {broken:>7}", took.as_secs());
+        println!("{what:<58} {:>4} s {requests:>9} {failed:>7} {broken:>7}", took.as_secs());
     }
     println!("A machine without power takes the connections with it that were its own; nothing else may cost any.");
     let noticed = rows.iter().enumerate().filter(|(at, row)| *at != PLUG && row.seen.failed + row.seen.broken > 0);
@@ -54,7 +55,7 @@ struct Row {
 }
 
 /// Which of the rows may cost something.
-const PLUG: usize = 1;
+const PLUG: usize = 2;
 
 /// Does something under load, and counts what the clients saw.
 fn act(trio: &Trio, what: &'static str, deed: impl FnOnce() -> Result<()>) -> Result<Row> {
@@ -78,6 +79,15 @@ fn moves(trio: &Trio) -> Result<()> {
         say(&format!("  {}", String::from_utf8_lossy(&told.stdout).trim()));
     }
     Ok(())
+}
+
+fn stun(trio: &Trio) -> Result<()> {
+    let owner = trio.machine(&owner(trio)?)?;
+    owner.pause()?;
+    // How long it stands still is what is shown.
+    std::thread::sleep(Duration::from_secs(1));
+    owner.resume()?;
+    wait_fit(trio, UP_DEADLINE)
 }
 
 fn plug(trio: &Trio) -> Result<()> {

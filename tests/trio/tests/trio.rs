@@ -17,7 +17,7 @@ use trilith_lab::wait::wait_until;
 use trilith_trio::machine::{Machine, State};
 use trilith_trio::plan::{Addressing, Hardware, NODES, VIP, VIP6, node_address6};
 use trilith_trio::status::{said, wait_fit};
-use trilith_trio::trio::{UP_DEADLINE, say};
+use trilith_trio::trio::{Trio, UP_DEADLINE, say};
 
 #[test]
 #[ignore = "needs root, the image and minutes"]
@@ -99,9 +99,7 @@ fn connections_outlive_moves_where_the_network_drops_what_bears_a_clients_addres
         };
         tunnels(2)?;
         let watch = Watch::on(trio)?;
-        let netns = Some(trio.network.client.path());
-        let pings = KeepAliveOptions { netns, timeout: SOON, ..KeepAliveOptions::new(SocketAddr::new(VIP.into(), 80)) };
-        let kept = KeepAlive::start(pings)?;
+        let kept = kept(trio)?;
         for _ in 0..2 {
             let owner = watch.owner_of(trio)?.name();
             let next = NODES[(NODES.iter().position(|node| *node == owner).unwrap_or(0) + 1) % NODES.len()];
@@ -109,12 +107,9 @@ fn connections_outlive_moves_where_the_network_drops_what_bears_a_clients_addres
             ensure!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
             watch.wait_other_owner(owner)?;
         }
-        let (seen, kept) = (watch.finish("moves where the network guards addresses"), kept.finish());
+        let seen = watch.finish("moves where the network guards addresses");
         ensure!(seen.failed == 0, "{} new connections failed", seen.failed);
-        ensure!(
-            kept.requests > 0 && kept.failed + kept.broken + kept.connect_failures == 0,
-            "kept connections: {kept:?}"
-        );
+        none_lost(kept)?;
         trio.network.switch.heal()?;
         tunnels(0).map(drop)
     })
@@ -157,6 +152,8 @@ fn pauses(stop: fn(&Machine) -> Result<()>, go_on: fn(&Machine) -> Result<()>, w
         for still in [1, 5, 60].map(Duration::from_secs) {
             let watch = Watch::on(trio)?;
             let owner = watch.owner_of(trio)?;
+            // The set waits for a node for longer than a second, and not for five.
+            let kept = (still <= Duration::from_secs(1)).then(|| kept(trio)).transpose()?;
             let begun = Instant::now();
             stop(owner)?;
             if still > Duration::from_secs(1) {
@@ -170,12 +167,33 @@ fn pauses(stop: fn(&Machine) -> Result<()>, go_on: fn(&Machine) -> Result<()>, w
             // Whoever comes back believing that it still owns the VIP has said so by then.
             sleep(AFTERMATH);
             let seen = watch.finish(&format!("{} {word} for {still:?}", owner.name()));
+            if let Some(kept) = kept {
+                none_lost(kept)?;
+                ensure!(seen.failed == 0, "{} new connections failed", seen.failed);
+            }
             ensure!(seen.two_owners_ms < TWO_OWNERS_MS, "two owners for {} ms", seen.two_owners_ms);
             ensure!(seen.gap_ms < MOST_MS, "nobody was served for {} ms", seen.gap_ms);
             trio.wait_serving(UP_DEADLINE)?;
         }
         Ok(())
     })
+}
+
+/// Connections that are kept, with a request after the other.
+fn kept(trio: &Trio) -> Result<KeepAlive> {
+    let netns = Some(trio.network.client.path());
+    KeepAlive::start(KeepAliveOptions {
+        netns,
+        timeout: SOON,
+        ..KeepAliveOptions::new(SocketAddr::new(VIP.into(), 80))
+    })
+}
+
+fn none_lost(kept: KeepAlive) -> Result<()> {
+    let kept = kept.finish();
+    let lost = kept.failed + kept.broken + kept.connect_failures;
+    ensure!(kept.requests > 0 && lost == 0, "kept connections: {kept:?}");
+    Ok(())
 }
 
 /// The fence, the lifetime of the address on the interface, and as much again for a guest that is translated.

@@ -47,9 +47,10 @@
 //!
 //! A virtual machine that is moved to another host, or backed up, stands still for a moment and goes on. It leaves the ring like a dead
 //! one, and what it carries is known to nobody meanwhile. While that may be so ([`Ring::waits`]) the kernel's RST for such
-//! packets is dropped: clients send them again, and find the machine once it is back. So are clients answered that opened a connection
-//! just then, and whose SYN waited in its queue. The alternative, to drop the packets, would take with them those for what is left of connections,
-//! which the kernel answers well. Price: the connections of a machine that is dead end later.
+//! packets is dropped: clients send them again, and find the machine once it is back. The alternative, to drop the packets, would take
+//! with them those for what is left of connections, which the kernel answers well. Price: the connections of a machine that is dead end
+//! later. Not covered: a SYN that waited in the machine's queue and was sent again to its successor meanwhile. Both answer; if the client
+//! takes the older one's answer, the successor's half-open socket resets what follows.
 //!
 //! # The hop count
 //!

@@ -50,7 +50,7 @@ fn user_data(plan: &Plan, shared: &Shared) -> String {
     format!(
         "#cloud-config\n\
          ssh_authorized_keys:\n  - {key}\n\
-         trilith:\n  secret: {secret}\n  set: {{name: edge-1, stun: 5s{}}}\n\
+         trilith:\n  secret: {secret}\n  set: {{name: edge-1, stun: 10s{}}}\n\
         \x20 node:\n{}\
         \x20 vip:\n\
         \x20   - {{name: public, address: {VIP}/24, interface: eth0}}\n\

@@ -9,6 +9,12 @@
 //! long form, under which the boot loader does not count tries, or without its content. All six leave the old system or the new one
 //! to be started, complete: the content was flushed before with its cluster chain (fsync of a file on vfat writes the whole allocation table),
 //! and the old system's entry is not touched by it. What is lost at worst is the rename. (`slot/tests.rs` cuts at every write.)
+//!
+//! FAT has no journal either. A file that was being written may have clusters that the table calls free: Linux makes the ESP read-only
+//! when that is removed, and the node could not be patched ever after. Two names may be left for one file, and the removal of one gives
+//! away what the other leads to. So `trilith-esp.service` has fsck.fat mend the ESP before it is mounted, which it is once in a boot. A
+//! torn file ends where its clusters do, and of two names one keeps the content. Price: when a switch was torn so that the new system
+//! started from the name that loses it, that system has no entry, cannot be blessed, and gives way to the old one.
 
 use std::io;
 

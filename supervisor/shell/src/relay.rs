@@ -49,8 +49,11 @@
 //! one, and what it carries is known to nobody meanwhile. While that may be so ([`Ring::waits`]) the kernel's RST for such
 //! packets is dropped: clients send them again, and find the machine once it is back. The alternative, to drop the packets, would take
 //! with them those for what is left of connections, which the kernel answers well. Price: the connections of a machine that is dead end
-//! later. Not covered: a SYN that waited in the machine's queue and was sent again to its successor meanwhile. Both answer; if the client
-//! takes the older one's answer, the successor's half-open socket resets what follows.
+//! later.
+//!
+//! A SYN may wait in the machine's queue, and be sent again to its successor meanwhile. Both answer, and the successor's half-open socket
+//! would reset what follows when the client has taken the older one's answer. So before a node resets what it holds for the end of a
+//! handshake, it forgets that handshake and says nothing: sent again, the packet goes round the ring, and is reset if nobody knows it.
 //!
 //! # The hop count
 //!
@@ -294,18 +297,15 @@ fn table(
     }
     rule("end", format!("meta mark set {MARK:#x} accept"));
 
+    // The kernel's own word to a packet that it knows no connection of; what a connection says itself bears its mark.
+    let reset = format!("tcp flags & (syn|rst|ack) == rst {ip} saddr {{ {addresses} }} meta mark != {MARK:#x}");
+    let flow = format!("{ip} daddr . tcp dport . {ip} saddr . tcp sport");
+    rule("output", format!("{reset} {flow} @handshakes delete @handshakes {{ {flow} }} drop"));
     if ring.is_some_and(|ring| ring.waits) {
-        // The kernel's own word to a packet that it knows no connection of; what a connection says itself bears its mark.
-        let reset = "tcp flags & (syn|rst|ack) == rst";
-        rule("output", format!("{ip} saddr {{ {addresses} }} {reset} meta mark != {MARK:#x} drop"));
+        rule("output", format!("{reset} drop"));
     }
-    rule(
-        "output",
-        format!(
-            "tcp flags & (syn|ack) == (syn|ack) {ip} saddr {{ {addresses} }} \
-             add @handshakes {{ {ip} daddr . tcp dport . {ip} saddr . tcp sport }}"
-        ),
-    );
+    let answer = format!("tcp flags & (syn|ack) == (syn|ack) {ip} saddr {{ {addresses} }}");
+    rule("output", format!("{answer} add @handshakes {{ {flow} }}"));
     text
 }
 

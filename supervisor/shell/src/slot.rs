@@ -139,6 +139,7 @@ fn carry(deed: Deed, seen: &mut Option<Slots>) -> Result<()> {
             (None, Vec::new())
         }
         Deed::Stage(version) | Deed::Switch(version) => {
+            devices.remove_salvage().context("the ESP cannot be tidied up")?;
             let release = Release::system(version);
             let source = Store::open(Path::new(paths::BUNDLES)).and_then(|store| store.get(&release));
             let switch = matches!(deed, Deed::Switch(_));

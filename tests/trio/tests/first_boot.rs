@@ -1,5 +1,5 @@
-//! One machine and its first boot: with little memory, with its power cut at any moment, and again when its state is gone. Needs
-//! root, the image and minutes: `./justw trio test`.
+//! One machine and its first boot: with little memory, with its power cut at any moment, and again when its state is gone or its
+//! ESP torn. Needs root, the image and minutes: `./justw trio test`.
 
 use std::fs::File;
 use std::io::Read;
@@ -117,6 +117,67 @@ fn lose_state(disk: &Path) -> Result<()> {
     tools::run(home, "sfdisk", &["--quiet", "--delete", &disk.display().to_string(), &number.to_string()]).map(drop)
 }
 
+/// Linux makes a FAT file system read-only when it is to remove a file whose clusters are free, and nobody can install anything then.
+#[test]
+#[ignore = "needs root, the image and minutes"]
+fn an_esp_that_a_power_cut_has_torn_is_whole_after_the_next_boot() -> Result<()> {
+    let trio = Trio::make(&[Plan::alone(trio::prepare()?)?])?;
+    let machine = &trio.machines[0];
+    machine.alter_disk(|disk| {
+        tear_esp(disk)?;
+        ensure!(check_esp(disk).is_err(), "fsck.fat finds nothing wrong with it");
+        Ok(())
+    })?;
+    boot(&trio, machine)?;
+    wait_until("fsck.fat's word in the journal", BOOT_DEADLINE, || {
+        trio.support(machine, "journal.txt").is_ok_and(|journal| journal.contains("Truncating file to"))
+    })?;
+    machine.power_off()?;
+    machine.alter_disk(check_esp)
+}
+
+/// A file of which the power took the second half of its clusters, and a chain of clusters whose file it took.
+fn tear_esp(disk: &Path) -> Result<()> {
+    let esp = esp(disk)?;
+    let home = disk.parent().context("a disk image lies in a directory")?;
+    let drive = format!("{}@@{}", disk.display(), esp.from);
+    let local = home.join("torn").display().to_string();
+    std::fs::write(&local, vec![0xa5; 1 << 20])?;
+    let on_esp = "::/EFI/Linux/trilith_9.0.0.new";
+    tools::run(home, "mcopy", &["-i", &drive, &local, on_esp])?;
+    // "::/EFI/Linux/trilith_9.0.0.new <29000-31047>"
+    let chain = tools::run(home, "mshowfat", &["-i", &drive, on_esp])?;
+    let first = chain.split_once('<').and_then(|(_, clusters)| clusters.split_once('-')?.0.parse::<u64>().ok());
+    let first = first.with_context(|| format!("no one chain: {chain}"))?;
+    let file = File::options().read(true).write(true).open(disk)?;
+    let mut sector = [0; 512];
+    file.read_exact_at(&mut sector, esp.from)?;
+    // Microsoft's FAT32 specification, "Boot Sector and BPB".
+    let word = |at: usize| u64::from(u16::from_le_bytes([sector[at], sector[at + 1]]));
+    let (bytes_per_sector, reserved, fats) = (word(11), word(14), u64::from(sector[16]));
+    let sectors_per_fat = u64::from(u32::from_le_bytes([sector[36], sector[37], sector[38], sector[39]]));
+    for fat in 0..fats {
+        let at = (reserved + fat * sectors_per_fat) * bytes_per_sector + (first + HALF) * 4;
+        file.write_all_at(&[0; 4], esp.from + at)?;
+    }
+    Ok(())
+}
+
+/// What fsck.fat says of it.
+fn check_esp(disk: &Path) -> Result<()> {
+    let esp = esp(disk)?;
+    let home = disk.parent().context("a disk image lies in a directory")?;
+    let mut bytes = vec![0; esp.bytes as usize];
+    File::open(disk)?.read_exact_at(&mut bytes, esp.from)?;
+    let copy = home.join("esp.raw");
+    std::fs::write(&copy, bytes)?;
+    tools::run(home, "fsck.fat", &["-n", &copy.display().to_string()]).map(drop)
+}
+
+fn esp(disk: &Path) -> Result<Partition> {
+    partitions(disk)?.into_iter().find(|partition| partition.label == "esp").context("no partition esp")
+}
+
 /// The state's partition with its number.
 fn state(disk: &Path) -> Result<(usize, Partition)> {
     let mut numbered = (1..).zip(partitions(disk)?);
@@ -131,3 +192,5 @@ fn shares() -> Result<Vec<f64>> {
 }
 
 const CUTS: usize = 10;
+/// Clusters of the torn file that stay.
+const HALF: u64 = 1000;

@@ -32,6 +32,22 @@ impl SlotDevices {
         }
     }
 
+    /// Removes what fsck.fat has kept of files that a power cut left without a name (`FSCK0000.REC` at the top of the ESP): nobody wants
+    /// it, and a few of those are all the room that there is.
+    ///
+    /// # Errors
+    /// The ESP fails.
+    pub fn remove_salvage(&self) -> io::Result<()> {
+        let Some(top) = self.entries.ancestors().nth(2) else { return Ok(()) };
+        for entry in fs::read_dir(top)? {
+            let entry = entry?;
+            if is_salvage(&entry.file_name().to_string_lossy()) && entry.file_type()?.is_file() {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// A name of the directory, and nothing else.
     fn file(&self, name: &str) -> io::Result<PathBuf> {
         match name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
@@ -96,6 +112,11 @@ impl Disk for SlotDevices {
     fn flush_names(&mut self) -> io::Result<()> {
         File::open(&self.entries)?.sync_all()
     }
+}
+
+fn is_salvage(name: &str) -> bool {
+    let number = name.strip_prefix("FSCK").and_then(|rest| rest.strip_suffix(".REC"));
+    number.is_some_and(|number| number.len() == 4 && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Reads past the page cache, into buffers as a device wants them; where a file system knows no such way, the cache is dropped.

@@ -1,12 +1,14 @@
 //! A disk that can be cut at every single write, and that then keeps of what was not flushed whatever it likes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
 use super::{Disk, Partition};
 use crate::BLOCK;
 
+/// What each file holds.
+type Files = BTreeMap<u32, Vec<u8>>;
 /// A file without content.
 const EMPTY: u32 = u32::MAX;
 /// Bytes that a disk writes as one.
@@ -16,12 +18,14 @@ const SECTOR: usize = 512;
 #[derive(Clone)]
 pub(super) struct Medium {
     pub(super) partitions: BTreeMap<Partition, Rc<Vec<u8>>>,
-    pub(super) files: BTreeMap<u32, Vec<u8>>,
+    pub(super) files: Files,
     pub(super) names: BTreeMap<String, u32>,
     blocks: Vec<(Partition, u64, Rc<Vec<u8>>)>,
-    contents: BTreeMap<u32, Vec<u8>>,
+    contents: Files,
     /// Files that were renamed and not flushed since, and their old names: any other one may lead to nothing.
     moved: BTreeMap<u32, String>,
+    /// Files whose clusters the allocation table has in part: Linux makes the ESP read-only when one is to be removed.
+    torn: BTreeSet<u32>,
     acts: Vec<Act>,
     /// The disk at each single write, flush, and change of a name: on its way, and not there yet.
     pub(super) moments: Vec<Medium>,
@@ -54,6 +58,7 @@ impl Medium {
             blocks: Vec::new(),
             contents: BTreeMap::new(),
             moved: BTreeMap::new(),
+            torn: BTreeSet::new(),
             acts: Vec::new(),
             moments: Vec::new(),
             bug: None,
@@ -101,15 +106,34 @@ impl Medium {
     pub(super) fn remains(&self, random: &mut impl FnMut() -> u32) -> Vec<Medium> {
         let mut remains = Vec::new();
         for names in self.names_left().into_iter().flat_map(|names| self.with_empty(names)) {
-            for mut files in self.files_left(random) {
+            for (mut files, torn) in self.files_left(random) {
                 files.insert(EMPTY, Vec::new());
                 for partitions in self.blocks_left(random) {
-                    let (names, files) = (names.clone(), files.clone());
-                    remains.push(Medium { partitions, files, names, ..Medium::new() });
+                    let (names, files, torn) = (names.clone(), files.clone(), torn.clone());
+                    remains.push(Medium { partitions, files, names, torn, ..Medium::new() });
                 }
             }
         }
         remains
+    }
+
+    /// What fsck.fat makes of it before the ESP is mounted (trilith-esp.service): a torn file ends where its clusters do, and of two
+    /// names for one file either keeps it.
+    pub(super) fn mended(mut self, random: &mut impl FnMut() -> u32) -> Medium {
+        self.torn.clear();
+        let mut keeps = BTreeMap::new();
+        for (name, file) in &self.names {
+            let keeper = keeps.entry(*file).or_insert(name.clone());
+            if random() & 1 == 0 {
+                keeper.clone_from(name);
+            }
+        }
+        for (name, file) in &mut self.names {
+            if keeps[file] != *name {
+                *file = EMPTY;
+            }
+        }
+        self
     }
 
     /// The same names, and with nothing under those that were not flushed since they were given.
@@ -142,10 +166,10 @@ impl Medium {
         left.collect()
     }
 
-    /// A file that was not flushed is empty, whole, shorter, or has holes.
-    fn files_left(&self, random: &mut impl FnMut() -> u32) -> Vec<BTreeMap<u32, Vec<u8>>> {
+    /// A file that was not flushed is empty, whole, shorter (then it is torn), or has holes.
+    fn files_left(&self, random: &mut impl FnMut() -> u32) -> Vec<(Files, BTreeSet<u32>)> {
         if self.contents.is_empty() {
-            return vec![self.files.clone()];
+            return vec![(self.files.clone(), BTreeSet::new())];
         }
         let mut left = Vec::new();
         for kind in 0..4 {
@@ -160,7 +184,8 @@ impl Medium {
                 }
                 files.insert(*file, bytes);
             }
-            left.push(files);
+            let torn = if kind == 2 { self.contents.keys().copied().collect() } else { BTreeSet::new() };
+            left.push((files, torn));
         }
         left
     }
@@ -323,6 +348,15 @@ impl Disk for Medium {
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
+        let seen = self.seen();
+        let file = *seen.get(name).unwrap_or(&EMPTY);
+        if self.torn.contains(&file) {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        // Another name for it leads to clusters that are free from now on.
+        if file != EMPTY && seen.values().filter(|other| **other == file).count() > 1 {
+            self.files.insert(file, vec![0xa5; SECTOR]);
+        }
         self.acts.push(Act::Strike(name.into()));
         self.moment();
         Ok(())

@@ -125,6 +125,37 @@ async fn connections_of_a_node_that_only_stood_still_live_on_where_its_peers_wai
     }
 }
 
+/// A SYN waits in the queue of a machine that stands still, and is sent again to the one that took over.
+#[tokio::test]
+async fn a_connection_that_two_nodes_have_answered_goes_on_with_the_one_that_the_client_took() {
+    let mut lab = Lab::up().await;
+    lab.ring(&[0, 1, 2]).await;
+    lab.give(0).await;
+    let unheard = "add table netdev unheard\n\
+                   add chain netdev unheard pa { type filter hook ingress device pa priority 0; }\n\
+                   add rule netdev unheard pa tcp flags & (syn|ack) == (syn|ack) drop\n";
+    lab.switch.on(async move { relay::apply(unheard).await.unwrap() }).await;
+    let mut opened = Vec::new();
+    for vip in ["10.77.0.10", "fd77::10"] {
+        let to = SocketAddr::new(vip.parse().unwrap(), PORT);
+        opened.push(lab.client.begin(Connected::open(to)));
+    }
+    until("both are half open", async || {
+        let open = lab.nodes[0].place.run("ss --tcp --numeric --no-header state syn-recv").await;
+        (open.lines().count() == 2).then_some(())
+    })
+    .await;
+    lab.hand_over(1).await;
+    for opening in opened {
+        let mut connection = opening.await.unwrap().unwrap();
+        // On the way from the one that answered in vain, and the one that the client took.
+        for owner in [0, 1] {
+            lab.hand_over(owner).await;
+            connection.echo().await.unwrap();
+        }
+    }
+}
+
 /// SpoofGuard, IP source guard, clean-traffic: a machine may send only from its own addresses, and from the VIPs.
 #[tokio::test]
 async fn connections_live_on_where_the_network_drops_what_bears_a_clients_address() {

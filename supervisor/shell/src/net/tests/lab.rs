@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use trilith_core::command::{Command, Deed, Ring};
 use trilith_core::config::{LeaseBounds, Lone, Node, NodeId, Set, Settings, Vip, VipId};
@@ -61,7 +62,11 @@ impl Place {
     }
 
     pub async fn on<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-        self.runtime.spawn(future).await.unwrap()
+        self.begin(future).await.unwrap()
+    }
+
+    pub fn begin<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.runtime.spawn(future)
     }
 
     /// Runs a program, which must succeed; returns what it prints.

@@ -13,7 +13,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
@@ -170,7 +170,7 @@ impl Standing {
     pub fn refuse_strangers(&self, namespaces: impl IntoIterator<Item = Netns>) -> Result<()> {
         match namespaces.into_iter().find(Netns::exists) {
             Some(netns) => bail!(
-                "a network namespace {0} exists that no {1} of here made: take it down where it was made, or remove it (ip netns del {0})",
+                "a network namespace {0} exists, and no record of a {1} tells whose it is: end what runs in it, and remove it (ip netns del {0})",
                 netns.name(),
                 self.what
             ),
@@ -183,12 +183,7 @@ impl Standing {
     /// # Errors
     /// When something cannot be removed.
     pub fn remove_home(&self) -> Result<()> {
-        match fs::remove_dir_all(&self.home) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {}", self.home.display()))
-            }
-            _ => Ok(()),
-        }
+        remove_tree(&self.home)
     }
 
     fn down_if<T: DeserializeOwned>(
@@ -245,6 +240,19 @@ impl Standing {
         let pipe = child.stdin.take().context("a piped child has a standard input")?;
         std::thread::spawn(move || child.wait());
         Ok(Guard { id, pipe, _owner: owner })
+    }
+}
+
+/// Removes a directory and all that is in it. No error when there is none.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 

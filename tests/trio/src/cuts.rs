@@ -145,13 +145,16 @@ fn rollout(trio: &Trio, version: &str, cuts: usize, summary: &mut Summary) -> Re
         if rollout["hold"]["hold"] != "going" {
             let why = rollout["hold"].to_string();
             say(&format!("{version} waits: {why}"));
-            let told = trio.ssh(&trio.machines[0], &["trilith", "upgrade", "resume"])?;
-            if told.status.success() && resumed < MAX_RESUMED {
+            let ask = |words: &[&str]| trio.ssh(&trio.machines[0], &[&["trilith", "upgrade"], words].concat());
+            // Where cuts have used up the tries of a version it is banned, and good all the same.
+            let unbanned = || ask(&["unban", version]).is_ok_and(|told| told.status.success());
+            let goes_on = || ask(&["resume"]).is_ok_and(|told| told.status.success());
+            if resumed < MAX_RESUMED && (goes_on() || unbanned() && goes_on()) {
                 (resumed, summary.resumed) = (resumed + 1, summary.resumed + 1);
                 continue;
             }
             summary.given_up.push(why);
-            let told = trio.ssh(&trio.machines[0], &["trilith", "upgrade", "abort"])?;
+            let told = ask(&["abort"])?;
             ensure!(told.status.success(), "upgrade abort: {}", String::from_utf8_lossy(&told.stderr).trim());
             wait_held(trio, "no rollout", |state| ready(state, None))?;
             return Ok(());

@@ -1,7 +1,8 @@
 //! Machines on their bridge, as a whole: up, in use, down.
 //!
-//! Everything lies in `build/trio` or in the two namespaces of [`Network`], so whoever comes next can take it down, also after a
-//! crash. A [`Trio`] that was brought up by this process goes down with it, even if it is killed ([`trilith_lab::standing`]).
+//! Everything lies in `build/trio` or in the two namespaces of [`Network`], and the record of it beside those: whoever comes next
+//! can take it down, also after a crash and from another checkout. A [`Trio`] that was brought up by this process goes down with it,
+//! even if it is killed ([`trilith_lab::standing`]).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +13,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use trilith_lab::standing::{Guard, Standing};
+use serde::{Deserialize, Serialize};
+use trilith_lab::standing::{Guard, Standing, remove_tree};
 
 use crate::accel::Accel;
 use crate::cidata::{self, Shared};
@@ -31,7 +33,16 @@ pub struct Trio {
     pub machines: Vec<Machine>,
     /// The wire between them and the clients.
     pub network: Network,
+    home: PathBuf,
     guard: Option<Guard>,
+}
+
+/// What is made.
+#[derive(Debug, Serialize, Deserialize)]
+struct Made {
+    plans: Vec<Plan>,
+    /// [`home`], in the checkout that made it.
+    home: PathBuf,
 }
 
 impl Trio {
@@ -62,14 +73,17 @@ impl Trio {
     }
 
     fn make_told(plans: &[Plan], tell: Tell<'_>) -> Result<Trio> {
-        let standing = standing()?;
+        let standing = standing();
         let lock = standing.lock()?;
-        if made(&standing)?.is_some() {
-            bail!("machines are up already: take them down first (trilith-trio down)");
+        if let Some(made) = made(&standing)? {
+            bail!("machines are up already, in {}: take them down first (trilith-trio down)", made.home.display());
         }
         standing.refuse_strangers(Network::named().namespaces())?;
         tools::prepare()?;
-        let trio = Trio::assemble(plans, Some(standing.begin(plans)?))?;
+        let made = Made { plans: plans.to_vec(), home: home()? };
+        let guard = standing.begin(&made)?;
+        let mut trio = Trio::assemble(made);
+        trio.guard = Some(guard);
         let built = trio.build(tell);
         // Taking it down after an error needs the lock, too.
         drop(lock);
@@ -81,8 +95,7 @@ impl Trio {
     /// # Errors
     /// When none are.
     pub fn attach() -> Result<Trio> {
-        let plans: Vec<Plan> = standing()?.made()?.context("no machines are up (trilith-trio up)")?;
-        Trio::assemble(&plans, None)
+        standing().made()?.map(Trio::assemble).context("no machines are up (trilith-trio up)")
     }
 
     /// The machine of that name.
@@ -149,7 +162,7 @@ impl Trio {
 
     /// An ssh(1) that logs in to a node as `admin`.
     pub fn ssh_command(&self, machine: &Machine) -> Result<Command> {
-        let mut command = tools::command(&home()?, Some(&self.network.client), "ssh")?;
+        let mut command = tools::command(&self.home, Some(&self.network.client), "ssh")?;
         command.args(["-F", "none", "-i", "key", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]);
         command.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
         // A node that is gone is given up after half a minute.
@@ -168,19 +181,21 @@ impl Trio {
 
     /// Lets it stand when this process ends.
     pub fn keep(mut self) -> Result<()> {
-        self.guard.take().map_or(Ok(()), |guard| standing()?.keep::<Vec<Plan>>(guard))
+        self.guard.take().map_or(Ok(()), |guard| standing().keep::<Made>(guard))
     }
 
-    fn assemble(plans: &[Plan], guard: Option<Guard>) -> Result<Trio> {
-        let home = home()?;
+    fn assemble(Made { plans, home }: Made) -> Trio {
         let machines = plans.iter().map(|plan| Machine::at(&home.join(plan.name()), plan, Some(switch()))).collect();
-        Ok(Trio { machines, network: Network::named(), guard })
+        Trio { machines, network: Network::named(), home, guard: None }
     }
 
     fn build(&self, tell: Tell<'_>) -> Result<()> {
-        let home = home()?;
-        self.network.create(&home)?;
-        tools::run(&home, "ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", "trio", "-f", "key"])?;
+        let home = &self.home;
+        // What a trio left there whose record is lost.
+        remove_tree(home)?;
+        fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
+        self.network.create(home)?;
+        tools::run(home, "ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-C", "trio", "-f", "key"])?;
         let key = fs::read_to_string(home.join("key.pub"))?.trim().to_owned();
         let shared = Shared { secret: trilith_lab::set::new_secret()?, key };
         for machine in &self.machines {
@@ -194,7 +209,7 @@ impl Trio {
 impl Drop for Trio {
     fn drop(&mut self) {
         if let Some(guard) = self.guard.take()
-            && let Err(error) = standing().and_then(|standing| standing.end(guard, take_down))
+            && let Err(error) = standing().end(guard, take_down)
         {
             say(&format!("cannot take the machines down: {error:#}"));
         }
@@ -206,11 +221,11 @@ impl Drop for Trio {
 /// # Errors
 /// When a node does not get there within [`UP_DEADLINE`]; unless `keep`, nothing is left then.
 pub fn up(keep: bool) -> Result<Trio> {
-    let standing = standing()?;
+    let standing = standing();
     let lock = standing.lock()?;
-    if let Some(plans) = made(&standing)? {
+    if let Some(made) = made(&standing)? {
         say("up already");
-        return Trio::assemble(&plans, None);
+        return Ok(Trio::assemble(made));
     }
     drop(lock);
     let accel = prepare()?;
@@ -244,36 +259,37 @@ pub fn prepare() -> Result<Accel> {
 
 /// Takes down whatever machines are up and says whether there were any. Goes on after errors and returns the first.
 pub fn down() -> Result<bool> {
-    standing()?.down(take_down)
+    standing().down(take_down)
 }
 
 /// What a guard does ([`Standing::guard`]).
 pub fn guard(id: &str) -> Result<()> {
-    standing()?.guard(id, take_down)
+    standing().guard(id, take_down)
 }
 
-/// Where everything lies that is no namespace.
+/// Where everything lies that is made here and is no namespace.
 pub fn home() -> Result<PathBuf> {
     Ok(build_directory(&repository()?).join("trio"))
 }
 
-fn standing() -> Result<Standing> {
-    Ok(Standing { what: "trio", program: "trilith-trio", home: home()? })
+fn standing() -> Standing {
+    Standing { what: "trio", program: "trilith-trio", home: RECORD.into() }
 }
 
 /// The machines that are up; those whose owner has ended are taken down first. Under the lock.
-fn made(standing: &Standing) -> Result<Option<Vec<Plan>>> {
+fn made(standing: &Standing) -> Result<Option<Made>> {
     if standing.down_orphan(take_down)? {
         say("machines that had lost their owner were taken down");
     }
     standing.made()
 }
 
-fn take_down(plans: Vec<Plan>) -> Result<()> {
-    let trio = Trio::assemble(&plans, None)?;
+fn take_down(made: Made) -> Result<()> {
+    let trio = Trio::assemble(made);
     let ended: Vec<Result<()>> = trio.machines.iter().map(Machine::power_cut).collect();
-    let removed = trio.network.remove(&home()?);
-    ended.into_iter().collect::<Result<()>>().and(removed)
+    let removed = trio.network.remove(&trio.home);
+    ended.into_iter().collect::<Result<()>>().and(removed)?;
+    remove_tree(&trio.home)
 }
 
 /// One line of progress, with the seconds since the first.
@@ -283,6 +299,8 @@ pub fn say(line: &str) {
     eprintln!("trio {seconds:7.1}: {line}");
 }
 
+/// Beside the namespaces, whose names are the host's: whoever finds those finds this.
+const RECORD: &str = "/run/trilith-trio";
 /// Three translated machines at once, on two processors that others use, too.
 pub const UP_DEADLINE: Duration = Duration::from_secs(300);
 /// Each answer costs a translated guest some of the time that it needs to get ready.

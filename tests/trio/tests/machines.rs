@@ -2,12 +2,16 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use trilith_lab::netns::Netns;
+use trilith_lab::root::binaries;
 use trilith_lab::wait::wait_until;
 use trilith_trio::accel::Accel;
 use trilith_trio::machine::{Machine, State};
+use trilith_trio::network::Network;
 use trilith_trio::plan::Plan;
 use trilith_trio::tools;
 use trilith_trio::trio::{Trio, home};
@@ -36,11 +40,23 @@ fn machines_speak_stop_go_on_and_leave_nothing() -> Result<()> {
     wait_until("its firmware again", FIRMWARE_DEADLINE, || machine.said_since(from).contains("Shell>"))?;
     let groups = trio.machines.iter().map(Machine::is_on).collect::<Vec<_>>();
     assert_eq!(groups, [true; 3]);
-    let namespaces = [trio.network.client.clone(), trilith_trio::network::switch()];
     drop(trio);
-    assert!(namespaces.iter().all(|netns| !netns.exists()), "a namespace is left");
-    assert!(!home()?.exists(), "files are left");
+    assert_nothing_left()?;
+
+    // What a checkout leaves behind that is there no more, or is not known here.
+    Trio::make(&plans)?.keep()?;
+    assert!(Network::named().namespaces().iter().all(Netns::exists));
+    let elsewhere = std::env::temp_dir().join(format!("trilith-trio-elsewhere-{}", std::process::id()));
+    let down = Command::new(binaries()?.join("trilith-trio")).arg("down").env("TRILITH_BUILD", elsewhere).status()?;
+    assert!(down.success(), "trilith-trio down: {down}");
+    assert_nothing_left()?;
     fs::remove_file(disk)?;
+    Ok(())
+}
+
+fn assert_nothing_left() -> Result<()> {
+    assert!(!Network::named().namespaces().iter().any(Netns::exists), "a namespace is left");
+    assert!(!home()?.exists(), "files are left");
     Ok(())
 }
 

@@ -56,7 +56,7 @@ pub const VERITY: &str = "root.verity";
 pub const UKI: &str = "trilith.efi";
 /// The list of its blocks.
 pub const UKI_BLOCKS: &str = "uki.blocks";
-/// The extension image of a service.
+/// The archive of a service's tree.
 pub const SERVICE: &str = "service.raw";
 /// The list of its blocks.
 pub const SERVICE_BLOCKS: &str = "service.blocks";
@@ -68,7 +68,7 @@ pub enum Kind {
     /// A version of the system.
     #[default]
     Os,
-    /// A version of one service: an extension image.
+    /// A version of one service: an archive of its tree.
     Service,
 }
 
@@ -158,7 +158,7 @@ pub struct Room {
     pub verity: u64,
     /// One UKI on the ESP.
     pub uki: u64,
-    /// A service's extension image.
+    /// The archive of a service's tree.
     pub service: u64,
 }
 

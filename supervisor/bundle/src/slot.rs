@@ -13,8 +13,8 @@
 //! FAT has no journal either. A file that was being written may have clusters that the table calls free: Linux makes the ESP read-only
 //! when that is removed, and the node could not be patched ever after. Two names may be left for one file, and the removal of one gives
 //! away what the other leads to. So `trilith-esp.service` has fsck.fat mend the ESP before it is mounted, which it is once in a boot. A
-//! torn file ends where its clusters do, and of two names one keeps the content. Price: when a switch was torn so that the new system
-//! started from the name that loses it, that system has no entry, cannot be blessed, and gives way to the old one.
+//! torn file ends where its clusters do, and of two names one keeps the content. A system that started from the name which loses it
+//! gets its entry again from the other name when it is blessed. Price: if that is gone, too, it gives way to the old one.
 
 use std::io;
 

@@ -49,7 +49,7 @@ const RIDES: Duration = Duration::from_millis(100);
 pub const OPERATOR_PATIENCE: Duration = Duration::from_secs(3);
 /// Requests of operators that may wait at the same time.
 pub const MAX_TICKETS: usize = 16;
-/// Our own heartbeats that are remembered: enough for the longest lease at the shortest interval.
+/// Our own heartbeats that are remembered, 1.3 s of them at the shortest interval: an answer to an older one renews no lease.
 const SENT: usize = 128;
 
 /// One node of the set.

@@ -74,6 +74,8 @@ pub struct State {
     pub bans: BTreeMap<Release, Ban>,
     /// The oldest system that may be installed.
     pub floor: Version,
+    /// The oldest version of each service that may be installed.
+    pub floors: BTreeMap<String, Version>,
     /// How many rollouts were ever started.
     pub rollouts: u64,
     /// The one in progress.
@@ -93,6 +95,7 @@ impl Default for State {
             bundles: BTreeMap::new(),
             bans: BTreeMap::new(),
             floor: Version::default(),
+            floors: BTreeMap::new(),
             rollouts: 0,
             rollout: None,
             history: Vec::new(),
@@ -156,9 +159,17 @@ impl State {
         }
     }
 
+    /// The oldest version of what is released there that may be installed.
+    pub fn floor_of(&self, release: &Release) -> Version {
+        let of_service = |name| self.floors.get(name).copied().unwrap_or_default();
+        release.service.as_ref().map_or(self.floor, of_service)
+    }
+
     /// Between rollouts: a node that runs another system than the last one that came to all nodes, and what to do.
     pub fn stray(&self) -> Option<String> {
-        let system = |past: &&Past| matches!(past.kind, Kind::System { .. });
+        // One that was taken back has left what was.
+        let system =
+            |past: &&Past| matches!(past.kind, Kind::System { .. }) && !matches!(past.outcome, Outcome::Back { .. });
         // After one that halted nobody knows which version is the set's.
         let done = |past: &&Past| past.outcome == Outcome::Done && self.rollout.is_none();
         let last = self.history.iter().rev().find(system).filter(done)?;

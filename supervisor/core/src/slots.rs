@@ -189,6 +189,23 @@ impl Slots {
         self.entry(slot).and_then(|entry| entry.image)
     }
 
+    /// The system in the other slot, if it can be gone back to: it is complete, and has not failed before.
+    pub fn way_back(&self) -> Option<Image> {
+        self.entry(self.running.other()).filter(|entry| !entry.failed()).and_then(|entry| entry.image)
+    }
+
+    /// Whether the running system needs no verdict: its peers have seen it serve, or it has lost its entry and nothing is left that
+    /// would be one ([`Slots::plan_bless`]), so that it gives way with the next start whatever is said of it.
+    pub fn proven(&self) -> bool {
+        self.entry(self.running).map_or_else(|| self.lost_entry().is_none(), Entry::proven)
+    }
+
+    /// What is left of the running system's entry when the power failed in the rename that made it one.
+    fn lost_entry(&self) -> Option<(&Entry, Image)> {
+        let lost = self.leftovers.iter().find(|entry| self.leads_to(entry) == Some(self.running))?;
+        lost.image.filter(|_| self.entry(self.running).is_none()).map(|image| (lost, image))
+    }
+
     /// The entries in the order in which the boot loader would take them.
     pub fn boot_order(&self) -> Vec<&Entry> {
         let mut order: Vec<&Entry> = self.entries.iter().collect();

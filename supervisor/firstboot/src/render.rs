@@ -90,7 +90,7 @@ pub fn render_network(network: Option<&network::Network>) -> Vec<Entry> {
 
 /// Where the network's files lie.
 pub const NETWORK_DIR: &str = "/etc/systemd/network";
-/// The certificates of the image, and ours.
+/// The certificates that an overlay brings, and ours.
 pub const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 fn hosts(hostname: &str, fqdn: Option<&str>) -> String {

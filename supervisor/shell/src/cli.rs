@@ -144,7 +144,7 @@ enum Command {
     /// One deed on this machine's two slots: what the units trilith-slot@.service do for the coordinator.
     #[command(after_long_help = examples(&[("systemctl start trilith-slot@observe", "Look at both, into /run/trilith-slot/slots.json.")]))]
     Slot {
-        /// observe, stage-VERSION, switch-VERSION, bless, revert or on-trial.
+        /// observe, stage-VERSION, switch-VERSION, return-VERSION, bless, revert or on-trial.
         deed: slot::Deed,
     },
     /// Take and apply the first-boot answers: what the unit trilith-firstboot.service does at every boot.

@@ -25,7 +25,7 @@ pub use power::{Power, successors};
 pub use server::start;
 pub(crate) use server::{accept, listen};
 
-/// Version of the protocol. Command and supervisor are one binary, so they differ only while it is being replaced.
+/// Version of the protocol. Command and supervisor come with one system, so they differ only while it is being replaced.
 pub const VERSION: u32 = 1;
 /// Connections at one time, and so requests; more wait in the socket's queue.
 pub const MAX_CONNECTIONS: usize = 16;

@@ -167,6 +167,8 @@ fn tell<'a>(
     let mut alarms: Vec<String> = ails.into_iter().collect();
     alarms.extend(health.alarms.iter().map(ToString::to_string));
     alarms.extend(server::concern(state));
+    let blind = world.blind.as_ref();
+    alarms.extend(blind.map(|why| format!("this node can't be patched, as its slots can't be read: {why}")));
     let fallback = state.nodes.get(me).and_then(|node| node.fallback.as_ref());
     alarms.extend(
         fallback.map(|fallback| format!("this node went back from version {}: {}", fallback.version, fallback.reason)),

@@ -23,8 +23,10 @@ pub enum Deed {
     Observe,
     /// Have that version in the other slot, checked, and start it no sooner than asked.
     Stage(Version),
-    /// Start that version next.
+    /// Start that version next, on trial.
     Switch(Version),
+    /// Start that version next, which ran here before the rollout that is taken back: it is no trial.
+    Return(Version),
     /// The version that runs is good.
     Bless,
     /// The version that runs is not to be started again; the other slot's is next.
@@ -36,10 +38,10 @@ pub enum Deed {
 impl std::str::FromStr for Deed {
     type Err = String;
 
-    /// As an instance's name says it: `observe`, `stage-1.2.3`, `switch-1.2.3`, `bless`, `revert`, `on-trial`.
+    /// As an instance's name says it: `observe`, `stage-1.2.3`, `switch-1.2.3`, `return-1.2.3`, `bless`, `revert`, `on-trial`.
     fn from_str(text: &str) -> Result<Deed, String> {
-        let unknown =
-            || format!("{text:?} is no deed: observe, stage-VERSION, switch-VERSION, bless, revert or on-trial");
+        let deeds = "observe, stage-VERSION, switch-VERSION, return-VERSION, bless, revert or on-trial";
+        let unknown = || format!("{text:?} is no deed: {deeds}");
         match text.split_once('-') {
             Some(("on", "trial")) => Ok(Deed::OnTrial),
             Some((what, version)) => {
@@ -47,6 +49,7 @@ impl std::str::FromStr for Deed {
                 match what {
                     "stage" => Ok(Deed::Stage(version)),
                     "switch" => Ok(Deed::Switch(version)),
+                    "return" => Ok(Deed::Return(version)),
                     _ => Err(unknown()),
                 }
             }
@@ -66,6 +69,7 @@ impl std::fmt::Display for Deed {
             Deed::Observe => out.write_str("observe"),
             Deed::Stage(version) => write!(out, "stage-{version}"),
             Deed::Switch(version) => write!(out, "switch-{version}"),
+            Deed::Return(version) => write!(out, "return-{version}"),
             Deed::Bless => out.write_str("bless"),
             Deed::Revert => out.write_str("revert"),
             Deed::OnTrial => out.write_str("on-trial"),
@@ -127,30 +131,35 @@ fn carry(deed: Deed, seen: &mut Option<Slots>) -> Result<()> {
         Deed::Observe => (None, Vec::new()),
         Deed::Bless => (None, slots.plan_bless()?),
         // Its peers may have seen it serve while this was on its way.
-        Deed::Revert if slots.entry(running).is_none_or(|entry| entry.proven()) => {
+        Deed::Revert if slots.proven() => {
             bail!("the running version is blessed: it is not given up")
         }
         Deed::Revert => (None, slots.plan_rollback(true)?),
         Deed::OnTrial => {
-            let proven = slots.entry(running).is_none_or(|entry| entry.proven());
-            if proven || slots.image(running.other()).is_none() {
+            if slots.proven() || slots.way_back().is_none() {
                 bail!("nothing is on trial");
             }
             (None, Vec::new())
         }
-        Deed::Stage(version) | Deed::Switch(version) => {
+        Deed::Stage(version) | Deed::Switch(version) | Deed::Return(version) => {
             devices.remove_salvage().context("the ESP cannot be tidied up")?;
             let release = Release::system(version);
             let source = Store::open(Path::new(paths::BUNDLES)).and_then(|store| store.get(&release));
-            let switch = matches!(deed, Deed::Switch(_));
+            let stages = matches!(deed, Deed::Stage(_));
             // The same version, made anew, is another system; the way back is to what was proven.
             let root = source.as_ref().ok().and_then(|source| Manifest::parse(source.manifest()).ok()?.roothash);
             let same =
-                |image: Image| image.version == version && (switch || root.is_none_or(|root| root == image.root));
-            let there = slots.image(running.other()).is_some_and(same);
-            if there && slots.entry(running.other()).is_some_and(|entry| entry.proven()) {
-                // The version of before is still there: to go back to it needs no bundle.
-                let steps = if switch { slots.plan_rollback(false)? } else { Vec::new() };
+                |image: &Image| image.version == version && (!stages || root.is_none_or(|root| root == image.root));
+            let there = slots.image(running.other()).filter(same);
+            let there = there.filter(|_| slots.entry(running.other()).is_some_and(|entry| entry.proven()));
+            // The version of before is still there: to go back to it needs no bundle.
+            if let Some(image) = there {
+                let steps = match deed {
+                    Deed::Return(_) => slots.plan_rollback(false)?,
+                    // What served then may not serve now, with another document: it proves itself again.
+                    Deed::Switch(_) => slots.plan_install(image)?,
+                    _ => Vec::new(),
+                };
                 (None, steps)
             } else {
                 let source = source?;
@@ -244,9 +253,15 @@ mod tests {
     #[test]
     fn a_deed_is_read_as_it_is_written() {
         let version: Version = "1.20.3".parse().unwrap();
-        for deed in
-            [Deed::Observe, Deed::Bless, Deed::Revert, Deed::OnTrial, Deed::Stage(version), Deed::Switch(version)]
-        {
+        for deed in [
+            Deed::Observe,
+            Deed::Bless,
+            Deed::Revert,
+            Deed::OnTrial,
+            Deed::Stage(version),
+            Deed::Switch(version),
+            Deed::Return(version),
+        ] {
             assert_eq!(deed.to_string().parse(), Ok(deed));
         }
         assert_eq!(Deed::Stage(version).unit(), "trilith-slot@stage\\x2d1.20.3.service");

@@ -120,7 +120,7 @@ def in_child(work, *arguments):
 
 
 def first_boot(case, trilith):
-    """Ours, in a root that has what the image has: accounts, certificates, time zones."""
+    """Ours, in a root that has the accounts of an image, and the certificates and time zones that an overlay may bring."""
     root = pathlib.Path("/mnt/root")
     (root / "etc/ssl/certs").mkdir(parents=True)
     (root / "usr/share").mkdir(parents=True)

@@ -86,6 +86,9 @@ enum Top {
         /// The versions, in their order.
         #[arg(default_values = ["0.2.0", "0.3.0"])]
         versions: Vec<String>,
+        /// Then take them back to the version before the last.
+        #[arg(long)]
+        rollback: bool,
         /// Let the machines run if something fails, to look at them.
         #[arg(long)]
         keep: bool,
@@ -154,7 +157,7 @@ fn run(command: Top) -> Result<()> {
         Top::Resume { node } => Trio::attach()?.machine(&node)?.resume(),
         Top::Demo => demo::run(),
         Top::Bench(Bench::Boot(options)) => boot::run(&options),
-        Top::Upgrade { versions, keep } => upgrade::run(&versions, keep),
+        Top::Upgrade { versions, rollback, keep } => upgrade::run(&versions, rollback, keep),
         Top::BadUpgrades { ways, keep } => bad::run(&ways, keep),
         Top::Packed { formats, keep } => packed::run(&formats, keep),
         Top::PowerCuts { cuts } => cuts::run(cuts.into()),

@@ -58,11 +58,12 @@ pub struct Seen {
     pub latency_max_ms: f64,
 }
 
-/// Brings the machines up, patches them to each of `versions`, and says what the clients saw. With `keep` machines that failed stay on.
+/// Brings the machines up, patches them to each of `versions`, with `rollback` to the one before the last in the end, and says what the
+/// clients saw. With `keep` machines that failed stay on.
 ///
 /// # Errors
 /// When a rollout does not end well, or a client saw a failure.
-pub fn run(versions: &[String], keep: bool) -> Result<()> {
+pub fn run(versions: &[String], rollback: bool, keep: bool) -> Result<()> {
     let accel = trio::prepare()?;
     let bundles = versions.iter().map(|version| bundle(version, &[])).collect::<Result<Vec<_>>>()?;
     let trio = Trio::power_on(&plans(accel)?)?;
@@ -70,14 +71,14 @@ pub fn run(versions: &[String], keep: bool) -> Result<()> {
     trio.wait_serving(UP_DEADLINE)?;
     wait(&trio, "a set that has agreed on its configuration", |state| ready(state, None))?;
     let load = Load::start(&trio, LASTING)?;
-    let done = roll(&trio, versions, &bundles, load);
+    let done = roll(&trio, versions, &bundles, rollback, load);
     if done.is_err() && keep {
         trio.keep()?;
     }
     done
 }
 
-fn roll(trio: &Trio, versions: &[String], bundles: &[PathBuf], load: Load) -> Result<()> {
+fn roll(trio: &Trio, versions: &[String], bundles: &[PathBuf], rollback: bool, load: Load) -> Result<()> {
     let begun = Instant::now();
     let (mut bytes_moved, mut bundle_bytes, mut nodes) = (Vec::new(), Vec::new(), 0);
     for (version, bundle) in versions.iter().zip(bundles) {
@@ -86,10 +87,12 @@ fn roll(trio: &Trio, versions: &[String], bundles: &[PathBuf], load: Load) -> Re
         bytes_moved.push(moved);
         bundle_bytes.push(all);
         start(trio, version)?;
-        let from = Instant::now();
-        let state = wait(trio, &format!("three nodes with {version}"), |state| ready(state, Some(version)))?;
-        nodes = running(&state, version);
-        say(&format!("all nodes run {version} after {:.0} s", from.elapsed().as_secs_f64()));
+        nodes = wait_rolled(trio, version)?;
+    }
+    if rollback {
+        let before = versions.iter().rev().nth(1).map_or(env!("CARGO_PKG_VERSION"), String::as_str);
+        order(trio, &["rollback"])?;
+        nodes = wait_rolled(trio, before)?;
     }
     let seconds = begun.elapsed().as_secs_f64();
     let summary = Summary { seen: load.finish(), nodes, seconds, bytes_moved, bundle_bytes };
@@ -102,6 +105,14 @@ fn roll(trio: &Trio, versions: &[String], bundles: &[PathBuf], load: Load) -> Re
     let ended = seen.closed_at_deadline;
     ensure!(ended >= LASTING as u64, "only {ended} of {LASTING} connections that outlive a drain were closed by one");
     Ok(())
+}
+
+/// Waits until all nodes have that version, blessed, and returns how many those are.
+fn wait_rolled(trio: &Trio, version: &str) -> Result<usize> {
+    let from = Instant::now();
+    let state = wait(trio, &format!("three nodes with {version}"), |state| ready(state, Some(version)))?;
+    say(&format!("all nodes run {version} after {:.0} s", from.elapsed().as_secs_f64()));
+    Ok(running(&state, version))
 }
 
 /// Machines whose firmware reads their disks, so that their boot loader counts and chooses.
@@ -248,8 +259,13 @@ pub fn upload(trio: &Trio, bundle: &Path) -> Result<(u64, u64)> {
 /// # Errors
 /// When it is refused, with the reason.
 pub fn start(trio: &Trio, version: &str) -> Result<()> {
-    let output = trio.ssh(&trio.machines[0], &["trilith", "upgrade", "start", version, "--drain", DRAIN])?;
-    ensure!(output.status.success(), "upgrade start: {}", String::from_utf8_lossy(&output.stderr).trim());
+    order(trio, &["start", version])
+}
+
+fn order(trio: &Trio, words: &[&str]) -> Result<()> {
+    let command = [&["trilith", "upgrade"], words, &["--drain", DRAIN]].concat();
+    let output = trio.ssh(&trio.machines[0], &command)?;
+    ensure!(output.status.success(), "upgrade {}: {}", words[0], String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use crate::{BLOCK, Hash};
 pub struct Have {
     /// Root file systems and their hash trees: the partitions of both slots.
     pub roots: Vec<(PathBuf, PathBuf)>,
-    /// UKIs and extension images.
+    /// UKIs and archives of services.
     pub files: Vec<PathBuf>,
 }
 

@@ -21,8 +21,8 @@
 //! | `vip.prefer` | name of a node | the VIPs are spread over the nodes in turn |
 //! | `service.name` | DNS label, unique | required |
 //! | `service.vip` | name of a VIP, or an array of names | required |
-//! | `service.port` | TCP port, 1 to 65535 but not 22, once on a VIP | required |
-//! | `service.backend_port` | TCP port, 1 to 65535 | required |
+//! | `service.port` | TCP port, 1 to 65535 but not 22 or 9909, once on a VIP | required |
+//! | `service.backend_port` | TCP port, 1 to 65535 but not 9909 | required |
 //! | `service.mode` | `"http"`, `"tcp"` | `"http"` |
 //! | `service.health` | `"connect"`, `"GET /path"` | `"GET /"` for http, `"connect"` for tcp |
 //! | `service.unit` | a systemd `.service` of the image, which starts it; alarms tell when it is not active, and `service upgrade` restarts it | none: only its health check tells, and it cannot be upgraded by itself |

@@ -212,6 +212,21 @@ fn an_abort_while_the_switch_is_under_way_waits_for_the_restart() {
 }
 
 #[test]
+fn what_is_on_its_way_back_already_is_not_judged_meanwhile() {
+    let mut bench = Bench::new("a", Options { drain_s: Some(3600), ..Options::default() });
+    bench.turn("a", &[Step::Draining, Step::Acting, Step::Verifying]);
+    bench.own.node = Node { running: NEW, other: Some(OLD), blessed: false, ..bench.own.node.clone() };
+    bench.own.trial = Some(bench.now);
+    bench.ask(Ask::Abort { rollout: 1, reason: "no".into() });
+    bench.own.drain = Drain::Going;
+    bench.own.seen_by.clear();
+    let reverts = |acts: &[Act]| acts.iter().any(|act| matches!(act, Act::Revert { .. }));
+    assert!(!reverts(&bench.pass(TRIAL.as_secs() + 1)), "connections have their deadline");
+    bench.quorum = false;
+    assert!(reverts(&bench.pass(1)), "nobody tells it to go on");
+}
+
+#[test]
 fn the_coordinator_offers_turns_in_the_window_only_and_to_the_owner_last() {
     let window = Window { from_min: 23 * 60, to_min: 60 };
     let mut bench = Bench::new("c", Options { window: Some(window), ..Options::default() });

@@ -96,10 +96,18 @@ impl Agent {
     /// The verdict on what runs on trial. A node that nobody sees serving goes back by its own clock.
     pub(super) fn trial(&mut self, sight: &Sight, wants: &mut Vec<Act>) {
         let Some(since) = sight.own.trial else { return };
-        let turn = sight.state.rollout.as_ref().and_then(|rollout| rollout.step_of(&self.me));
+        let rollout = sight.state.rollout.as_ref();
+        let turn = rollout.and_then(|rollout| rollout.step_of(&self.me));
         if let Some(failure) = sight.own.failed.as_ref().filter(|failure| self.runs(sight, &failure.what)) {
             // The verdict is there; the way back was cut off.
             wants.push(Act::Revert { reason: failure.reason.clone() });
+            return;
+        }
+        if matches!(turn, Some(Step::Draining | Step::Acting))
+            && rollout.is_some_and(|rollout| rollout.back.is_some())
+            && sight.quorum
+        {
+            // It is on its way back already, with the connections' deadline kept, and nothing is wrong with what it leaves.
             return;
         }
         let free = matches!(turn, None | Some(Step::Returning));

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Ask, Ban, Document, Goal, Hold, Kind, MAX_BANS, MAX_DOCUMENT, MAX_HISTORY, MAX_NOTES, Node, Note, Options, Outcome,
-    Part, Past, Phase, Refusal, Release, Reply, Request, Rollout, State, Step, Turn, Version, cut, limit, name,
+    Ask, Ban, Document, Goal, Hold, Kind, MAX_BANS, MAX_DOCUMENT, MAX_HISTORY, MAX_NOTES, MAX_SERVICES, Node, Note,
+    Options, Outcome, Part, Past, Phase, Refusal, Release, Reply, Request, Rollout, State, Step, Turn, Version, cut,
+    limit, name,
 };
 
 impl Rollout {
@@ -38,6 +39,16 @@ impl Rollout {
 
     pub(super) fn is_staged(&self) -> bool {
         !self.kind.is_staged() || self.nodes.values().all(|part| part.staged || part.new)
+    }
+
+    /// Turns are taken once all have what they need on their disks, and not while one has not: who comes, goes, or is found to run
+    /// something else changes that as well as who stages.
+    pub(super) fn stage_or_roll(&mut self) {
+        match (self.phase, self.is_staged()) {
+            (Phase::Staging, true) => self.phase = Phase::Rolling,
+            (Phase::Rolling, false) if self.back.is_none() => self.phase = Phase::Staging,
+            _ => {}
+        }
     }
 
     /// Takes an offer back that nobody has taken.
@@ -163,9 +174,10 @@ impl State {
         };
         rollout.nodes.insert(node.to_owned(), Part { from, staged: false, new });
         rollout.turn = rollout.turn.take().filter(|turn| turn.node != node);
-        if rollout.back.is_none() && !new {
-            rollout.phase = if rollout.kind.is_staged() { Phase::Staging } else { Phase::Rolling };
+        if rollout.phase == Phase::Confirming && !new {
+            rollout.phase = Phase::Rolling;
         }
+        rollout.stage_or_roll();
         self.end_if_complete();
     }
 
@@ -178,9 +190,7 @@ impl State {
         let its_turn = rollout.step_of(node).is_some_and(|step| step > Step::Offered);
         let Some(part) = rollout.nodes.get_mut(node).filter(|part| part.new != new && !its_turn) else { return };
         (part.new, part.staged) = (new, false);
-        if rollout.back.is_none() && !rollout.is_staged() {
-            rollout.phase = Phase::Staging;
-        }
+        rollout.stage_or_roll();
         rollout.note(request.utc, format!("node {node} runs {}, although it was not its turn", report.running));
         self.end_if_complete();
     }
@@ -191,9 +201,7 @@ impl State {
         if rollout.nodes.remove(node).is_some() {
             rollout.turn = rollout.turn.take().filter(|turn| turn.node != node);
             rollout.note(request.utc, request.to_string());
-            if rollout.phase == Phase::Staging && rollout.is_staged() {
-                rollout.phase = Phase::Rolling;
-            }
+            rollout.stage_or_roll();
             self.end_if_complete();
         }
     }
@@ -231,24 +239,18 @@ impl State {
         match goal {
             Goal::System { version } => {
                 let release = Release::system(*version);
-                self.allowed(&release)?;
-                if *version < self.floor {
-                    return Err(Refusal::BelowFloor { version: *version, floor: self.floor });
-                }
-                let bundle = self.bundles.get(&release);
-                if bundle.is_none() && self.nodes.values().any(|n| n.running != *version && n.other != Some(*version)) {
+                self.acceptable(&release)?;
+                if !self.bundles.contains_key(&release)
+                    && self.nodes.values().any(|n| n.running != *version && n.other != Some(*version))
+                {
                     return Err(Refusal::NoBundle { release });
-                }
-                let minimum = bundle.map_or(Version::default(), |bundle| bundle.minimum);
-                if let Some((name, node)) = self.nodes.iter().find(|(_, node)| node.running < minimum) {
-                    return Err(Refusal::TooOld { node: name.clone(), running: node.running, minimum });
                 }
                 let nodes = self.nodes.iter().map(|(name, node)| (name.clone(), part(Some(node.running), *version)));
                 Ok((Kind::System { version: *version }, nodes.collect()))
             }
             Goal::Service { name: service, version } => {
                 let release = Release::service(service, *version);
-                self.allowed(&release)?;
+                self.acceptable(&release)?;
                 if !self.bundles.contains_key(&release) {
                     return Err(Refusal::NoBundle { release });
                 }
@@ -268,6 +270,20 @@ impl State {
                 let nodes = self.nodes.keys().map(|name| (name.clone(), Part::default()));
                 Ok((Kind::Config { version: self.config.last + 1 }, nodes.collect()))
             }
+        }
+    }
+
+    /// Whether it may be brought to the nodes as they are now.
+    fn acceptable(&self, release: &Release) -> Result<(), Refusal> {
+        self.allowed(release)?;
+        let (version, floor) = (release.version, self.floor_of(release));
+        if version < floor {
+            return Err(Refusal::BelowFloor { version, floor });
+        }
+        let minimum = self.bundles.get(release).map_or(Version::default(), |bundle| bundle.minimum);
+        match self.nodes.iter().find(|(_, node)| node.running < minimum) {
+            Some((name, node)) => Err(Refusal::TooOld { node: name.clone(), running: node.running, minimum }),
+            None => Ok(()),
         }
     }
 
@@ -296,9 +312,7 @@ impl State {
         }
         let rollout = self.going(id)?;
         rollout.go_on();
-        if rollout.back.is_none() && !rollout.is_staged() {
-            rollout.phase = Phase::Staging;
-        }
+        rollout.stage_or_roll();
         Ok(Reply::Done)
     }
 
@@ -365,6 +379,22 @@ impl State {
         }
     }
 
+    fn raise_floor(&mut self, release: &Release) {
+        let floor = self.bundles.get(release).map_or(Version::default(), |bundle| bundle.floor);
+        // A floor above the version that carries it would bar that version itself.
+        let floor = floor.min(release.version).max(self.floor_of(release));
+        match &release.service {
+            None => self.floor = floor,
+            Some(_) if floor == Version::default() => {}
+            Some(name) => {
+                if self.floors.len() >= MAX_SERVICES && !self.floors.contains_key(name) {
+                    self.floors.pop_first();
+                }
+                self.floors.insert(name.clone(), floor);
+            }
+        }
+    }
+
     fn end(&mut self, outcome: Outcome) {
         let Some(rollout) = self.rollout.take() else { return };
         if let Some(trial) = self.config.trial.take()
@@ -372,10 +402,8 @@ impl State {
         {
             self.config.previous = Some(std::mem::replace(&mut self.config.good, trial));
         }
-        if let (Outcome::Done, Kind::System { version }) = (&outcome, &rollout.kind) {
-            let floor = self.bundles.get(&Release::system(*version)).map_or(self.floor, |bundle| bundle.floor);
-            // A floor above the version that carries it would bar that version itself.
-            self.floor = self.floor.max(floor.min(*version));
+        if let (Outcome::Done, Some(release)) = (&outcome, rollout.kind.release()) {
+            self.raise_floor(&release);
         }
         if self.history.len() >= MAX_HISTORY {
             self.history.remove(0);

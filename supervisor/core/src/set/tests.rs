@@ -306,8 +306,51 @@ fn a_node_that_lost_what_it_was_brought_to_gets_its_turn_again_before_the_rollou
         state.stray().as_deref(),
         Some("node a runs 1.0.0, not 1.0.1 like the set: bring it there with: trilith upgrade start 1.0.1")
     );
+    let strays = state.clone();
     runs(&mut state, "a", v(1));
     assert_eq!(state.stray(), None);
+    let taken_back = Past { outcome: Outcome::Back { reason: "no".into() }, ..state.history[0].clone() };
+    let later = State { history: vec![state.history[0].clone(), taken_back], ..strays };
+    assert!(later.stray().is_some(), "what was taken back has changed nothing");
+}
+
+#[test]
+fn a_rollout_goes_on_when_the_last_node_that_has_not_staged_turns_out_to_have_it() {
+    let mut state = three();
+    start(&mut state, system(v(1))).unwrap();
+    ["a", "b"].into_iter().for_each(|node| _ = ask(&mut state, Ask::Staged { rollout: 1, node: node.into() }).unwrap());
+    let phase = |state: &State| state.rollout.as_ref().unwrap().phase;
+    assert_eq!(phase(&state), Phase::Staging);
+    let mut came = state.clone();
+    let report = Node { running: v(1), ..state.nodes["c"].clone() };
+    ask(&mut state, Ask::Report { node: "c".into(), report: report.clone() }).unwrap();
+    assert_eq!(phase(&state), Phase::Rolling);
+    let report = Node { generation: 1, ..report };
+    ask(&mut came, Ask::Report { node: "c".into(), report }).unwrap();
+    assert_eq!(phase(&came), Phase::Rolling, "another machine took its place");
+}
+
+#[test]
+fn a_service_has_a_floor_and_a_minimum_of_its_own() {
+    let mut state = three();
+    let web = |patch| Goal::Service { name: "web".into(), version: v(patch) };
+    let bundle = |state: &mut State, patch, floor, minimum| {
+        let bundle = Bundle { manifest: "00".into(), floor, minimum, ..Bundle::default() };
+        ask(state, Ask::AddBundle { release: Release::service("web", v(patch)), bundle }).unwrap();
+    };
+    bundle(&mut state, 1, v(0), v(0));
+    bundle(&mut state, 2, v(2), v(0));
+    bundle(&mut state, 3, v(0), v(1));
+    start(&mut state, web(2)).unwrap();
+    stage(&mut state);
+    ["a", "b", "c"].into_iter().for_each(|node| turn(&mut state, node));
+    assert_eq!(state.history[0].outcome, Outcome::Done);
+    assert_eq!((state.floor_of(&Release::service("web", v(2))), state.floor), (v(2), Version::default()));
+    assert_eq!(start(&mut state, web(1)), Err(Refusal::BelowFloor { version: v(1), floor: v(2) }));
+    state.nodes.get_mut("b").unwrap().running = v(1);
+    state.nodes.get_mut("c").unwrap().running = v(1);
+    let minimum = Refusal::TooOld { node: "a".into(), running: v(0), minimum: v(1) };
+    assert_eq!(start(&mut state, web(3)), Err(minimum));
 }
 
 #[test]

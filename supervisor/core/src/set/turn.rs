@@ -68,9 +68,7 @@ impl Rollout {
             return Ok(Reply::Already);
         }
         part.staged = true;
-        if self.phase == Phase::Staging && self.is_staged() {
-            self.phase = Phase::Rolling;
-        }
+        self.stage_or_roll();
         Ok(Reply::Done)
     }
 

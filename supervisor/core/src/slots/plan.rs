@@ -148,11 +148,15 @@ impl Slots {
         Ok(steps)
     }
 
-    /// Make the running system the good one: its entry is not counted any more. No steps when it is so already.
+    /// Make the running system the good one: its entry is not counted any more. No steps when it is so already. A system that was
+    /// started from a name which a torn rename has cost its content gets an entry again from the other name.
     ///
     /// # Errors
     /// [`Refused::Unanchored`].
     pub fn plan_bless(&self) -> Result<Vec<Step>, Refused> {
+        if let Some((lost, image)) = self.lost_entry() {
+            return Ok(rename(lost, EntryName { version: image.version, tries: None }).into_iter().collect());
+        }
         let (running, entry) = self.anchor()?;
         if entry.blessed() {
             return Ok(Vec::new());
@@ -171,9 +175,8 @@ impl Slots {
     /// Go back to the system in the other slot with the next start. `failed`: the running one is not to be tried again.
     ///
     /// # Errors
-    /// [`Refused::Unanchored`], [`Refused::NothingThere`], [`Refused::Failed`].
+    /// [`Refused::NothingThere`], [`Refused::Failed`].
     pub fn plan_rollback(&self, failed: bool) -> Result<Vec<Step>, Refused> {
-        let (running, entry) = self.anchor()?;
         let slot = self.running.other();
         let other = self.entry(slot).ok_or(Refused::NothingThere(slot))?;
         let image = other.image.ok_or(Refused::NothingThere(slot))?;
@@ -184,8 +187,11 @@ impl Slots {
         if other.spent() {
             steps.extend(rename(other, EntryName { version: image.version, tries: Some(Tries::NEW) }));
         }
-        let mark = if failed { Tries::failed(tried(entry)) } else { Tries::RETIRED };
-        if failed || image.version < running.version {
+        // One that has lost its entry is not started again anyway.
+        if let Ok((running, entry)) = self.anchor()
+            && (failed || image.version < running.version)
+        {
+            let mark = if failed { Tries::failed(tried(entry)) } else { Tries::RETIRED };
             steps.extend(rename(entry, EntryName { version: running.version, tries: Some(mark) }));
         }
         Ok(steps)

@@ -115,10 +115,11 @@ fn fall_back(mut slots: Slots) -> (Image, Image) {
         let entry = slots.boots_next().unwrap().clone();
         assert!(slots.leads_to(&entry).is_some(), "{entry:?} of {slots:?}");
         first = first.or(entry.image);
-        let Some(Tries { left: left @ 1.., done }) = entry.tries() else {
+        let Some(Tries { left, done }) = entry.tries().filter(|_| !entry.failed()) else {
             return (first.unwrap(), entry.image.unwrap());
         };
-        let name = EntryName { tries: Some(Tries { left: left - 1, done: done + 1 }), ..entry.name().unwrap() };
+        let tries = Some(Tries { left: left.saturating_sub(1), done: done + 1 });
+        let name = EntryName { tries, ..entry.name().unwrap() };
         slots.apply(&Step::Rename { from: entry.file, to: name.to_string() });
     }
     panic!("tries do not run out: {slots:?}");
@@ -227,6 +228,48 @@ fn nothing_is_done_when_no_entry_leads_to_what_runs() {
     assert_eq!(slots.plan_install(image(2)), Err(Refused::Unanchored(Slot::A)));
     assert_eq!(slots.plan_bless(), Err(Refused::Unanchored(Slot::A)));
     assert_eq!(Slots { entries: Vec::new(), ..slots }.check(), Err(Violation::NothingBoots));
+}
+
+#[test]
+fn a_system_whose_entry_was_torn_gets_one_again_from_what_is_left_of_it() {
+    let contents = [Content::Verified(image(1).root), Content::Verified(image(0).root)];
+    let left = Entry { file: "trilith_1.1.0.new".into(), image: Some(image(1)) };
+    let start = Slots { running: Slot::A, contents, entries: vec![entry(0, None)], leftovers: vec![left.clone()] };
+    assert!(!start.proven() && start.way_back() == Some(image(0)), "on trial");
+    assert_eq!(start.plan_rollback(true), Ok(vec![Step::Remove { file: left.file.clone() }]));
+    let steps = start.plan_bless().unwrap();
+    for state in torn(&start, &steps[0]) {
+        state.check().unwrap();
+    }
+    let mut end = start.clone();
+    steps.iter().for_each(|step| end.apply(step));
+    assert!(end.proven() && end.leftovers.is_empty(), "{end:?}");
+    assert_eq!(end.boots_next().unwrap().image, Some(image(1)));
+    // It gives way to the other one, and nobody waits for a verdict that cannot be carried out.
+    let lost = Slots { leftovers: Vec::new(), ..start };
+    assert!(lost.proven() && lost.boots_next().unwrap().image == Some(image(0)));
+}
+
+#[test]
+fn there_is_no_way_back_to_what_has_failed() {
+    let contents = [Content::Verified(image(1).root), Content::Verified(image(0).root)];
+    let with = |tries| {
+        let entries = vec![entry(1, Some(Tries { left: 0, done: 1 })), entry(0, tries)];
+        Slots { running: Slot::A, contents, entries, leftovers: Vec::new() }.way_back()
+    };
+    assert_eq!(with(Some(Tries::failed(3))), None);
+    assert_eq!([None, Some(Tries::RETIRED), Some(Tries::NEW)].map(with), [Some(image(0)); 3]);
+}
+
+#[test]
+fn a_version_of_before_is_on_trial_again_when_it_is_brought_back() {
+    let contents = [Content::Verified(image(1).root), Content::Verified(image(0).root)];
+    let entries = vec![entry(1, None), entry(0, None)];
+    let start = Slots { running: Slot::A, contents, entries, leftovers: Vec::new() };
+    let words: Vec<String> = start.plan_install(image(0)).unwrap().iter().map(Step::to_string).collect();
+    let expected =
+        ["rename trilith_1.0.0.efi to trilith_1.0.0+3.efi", "rename trilith_1.1.0.efi to trilith_1.1.0+0.efi"];
+    assert_eq!(words, expected);
 }
 
 #[test]

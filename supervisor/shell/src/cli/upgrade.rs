@@ -89,7 +89,7 @@ pub enum UpgradeCommand {
     #[command(after_long_help = examples(&[("trilith upgrade pause", "No further node is touched.")]))]
     Pause,
     /// Go on with a rollout that is paused or has halted.
-    #[command(after_long_help = examples(&[("trilith upgrade resume", "What failed is tried again.")]))]
+    #[command(after_long_help = examples(&[("trilith upgrade resume", "What failed is tried again; a version that is banned needs unban first.")]))]
     Resume,
     /// Take the rollout back: nodes that have the new version return to the old one, one at a time.
     #[command(after_long_help = examples(&[("trilith upgrade abort", "Return to the old version.")]))]

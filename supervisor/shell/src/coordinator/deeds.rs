@@ -17,7 +17,7 @@ use trilith_core::slots::Slot;
 use trilith_raft::{Health, ProposeError, Replica};
 
 use super::record::Record;
-use super::sight::World;
+use super::sight::{World, run_slot};
 use super::{drain, peers, server, service};
 use crate::control::client::ask;
 use crate::control::{self, Response, successors};
@@ -25,9 +25,7 @@ use crate::slot::{self, Deed};
 use crate::trial::Trial;
 use crate::{disk, haproxy, paths, systemd};
 
-/// How long a deed on the slots may take: writing and reading back a system on a slow disk.
-const SLOT_PATIENCE: Duration = Duration::from_secs(600);
-/// The machine may take so long to end all that runs there: systemd kills what does not end within 90 s.
+/// The machine may take so long to end all that runs there: systemd kills what does not end within 15 s, or within a unit's own time.
 const RESTARTS: Duration = Duration::from_secs(300);
 
 /// What is under way.
@@ -253,10 +251,11 @@ impl Deeds {
                     give(order).await
                 });
             }
-            Act::Switch { to: Target::System(version), .. } => {
+            Act::Switch { to: Target::System(version), trial } => {
+                let deed = if trial { Deed::Switch(version) } else { Deed::Return(version) };
                 if world.note(|record| (record.switched, record.failed) = (Some(version), None)) {
                     self.start_deed(again, async move {
-                        run_slot(Deed::Switch(version)).await?;
+                        run_slot(deed).await?;
                         restart().await
                     });
                 }
@@ -418,12 +417,6 @@ async fn fetch(replica: &Replica, peer: NodeId, release: &Release, id: &str) -> 
         return Err("it holds another bundle of that name than the set's".to_owned());
     }
     Ok(received.moved)
-}
-
-async fn run_slot(deed: Deed) -> Result<(), String> {
-    let result = systemd::run_once(&deed.unit(), SLOT_PATIENCE).await;
-    let told = slot::outcome().filter(|outcome| outcome.deed == deed.to_string()).and_then(|outcome| outcome.error);
-    result.map_err(|why| told.unwrap_or(why))
 }
 
 /// All VIPs of this node to the nodes that could take them, in turn.

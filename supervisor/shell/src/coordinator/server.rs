@@ -42,7 +42,7 @@ pub const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The kernel and its initrd on the ESP: three of them fit, the running one, the other one, and one that is being written.
 const UKI_ROOM: u64 = 30 << 20;
-/// An extension image.
+/// The archive of a service.
 const SERVICE_ROOM: u64 = 64 << 20;
 
 /// A request as it is sent.
@@ -457,7 +457,7 @@ fn admit(verified: &Verified, state: &State, now: u64, utc: Option<u64>) -> Resu
     verified.admit(&Context {
         product: PRODUCT,
         running: slot::running_version(),
-        floor: if manifest.service.is_none() { state.floor } else { set::Version::default() },
+        floor: state.floor_of(&manifest.release()),
         banned: ban.map(|ban| ban.reason.as_str()),
         room: room(),
         now: Some(now),

@@ -26,8 +26,10 @@ use crate::slot::{self, Deed};
 use crate::trial::Trial;
 use crate::{paths, systemd, utc};
 
-/// How long looking at the slots may take: the other one is read in full.
-const SLOTS_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a deed on the slots may take: writing and reading back a system on a slow disk.
+const SLOT_PATIENCE: Duration = Duration::from_secs(600);
+/// Between two looks at slots that cannot be seen.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// What is wrong with a node while nothing is known of it.
 const SILENT: &str = "its supervisor does not answer";
 
@@ -45,6 +47,8 @@ pub struct World {
     pub given_up: bool,
     /// Alarms that were told.
     pub told: Vec<String>,
+    /// Why the slots cannot be seen, while they cannot.
+    pub blind: Option<String>,
     /// The unit that looks at the slots, while it does.
     looking: Option<JoinHandle<Result<(), String>>>,
     status: watch::Sender<Option<Status>>,
@@ -69,6 +73,7 @@ impl World {
             slots: None,
             given_up: false,
             told: Vec::new(),
+            blind: None,
             looking: None,
             status: watch::Sender::default(),
             settings: settings.clone(),
@@ -93,13 +98,23 @@ impl World {
         if self.slots.is_some() || slot::devices().is_err() {
             return true;
         }
-        let look = || tokio::spawn(async { systemd::run_once(&Deed::Observe.unit(), SLOTS_PATIENCE).await });
+        let pause = if self.blind.is_some() { LOOK_AGAIN } else { Duration::ZERO };
+        let look = move || {
+            tokio::spawn(async move {
+                tokio::time::sleep(pause).await;
+                run_slot(Deed::Observe).await
+            })
+        };
         let looking = self.looking.get_or_insert_with(look);
         if !looking.is_finished() {
             return false;
         }
         let seen = self.looking.take().and_then(FutureExt::now_or_never);
-        if let Some(Ok(Err(why))) = seen {
+        self.blind = match seen {
+            Some(Ok(Err(why))) => Some(why),
+            _ => None,
+        };
+        if let Some(why) = &self.blind {
             warn!("the slots are not seen: {why}");
             return false;
         }
@@ -172,12 +187,12 @@ impl World {
 
     /// Whether the running slot has a counter and there is another system to go back to.
     pub fn slot_on_trial(&self) -> bool {
-        self.slots.as_ref().is_some_and(|slots| !blessed(slots) && slots.image(slots.running.other()).is_some())
+        self.slots.as_ref().is_some_and(|slots| !slots.proven() && slots.way_back().is_some())
     }
 
-    /// Whether the running slot, the only system of this disk, has yet to be called good: there is no better one.
+    /// Whether the running slot has yet to be called good, and there is no better one: the other is empty, or has failed.
     pub fn only_system_unblessed(&self) -> bool {
-        self.slots.as_ref().is_some_and(|slots| !blessed(slots) && slots.image(slots.running.other()).is_none())
+        self.slots.as_ref().is_some_and(|slots| !slots.proven() && slots.way_back().is_none())
     }
 
     fn on_trial(&self) -> bool {
@@ -226,7 +241,7 @@ impl World {
             level: LEVEL,
             running: slot::running_version(),
             slot: self.slots.as_ref().map_or(String::new(), |slots| slots.running.to_string()),
-            blessed: self.slots.as_ref().is_none_or(blessed),
+            blessed: self.slots.as_ref().is_none_or(Slots::proven),
             other: self.slots.as_ref().and_then(|slots| other_version(slots, back)),
             config: self.record.config,
             services: self.record.services.clone(),
@@ -274,10 +289,6 @@ impl World {
     }
 }
 
-fn blessed(slots: &Slots) -> bool {
-    slots.entry(slots.running).is_none_or(|entry| entry.proven())
-}
-
 /// The bundles on this node's disk, but for those that are not what the set has under their names.
 fn held(state: &State) -> BTreeSet<Release> {
     let Ok(store) = Store::open(paths::BUNDLES.as_ref()) else { return BTreeSet::new() };
@@ -310,6 +321,13 @@ pub async fn status() -> Option<Status> {
         Ok(Ok(Response::Status(status))) => Some(*status),
         _ => None,
     }
+}
+
+/// Has the unit that may do a deed on the slots.
+pub async fn run_slot(deed: Deed) -> Result<(), String> {
+    let result = systemd::run_once(&deed.unit(), SLOT_PATIENCE).await;
+    let told = slot::outcome().filter(|outcome| outcome.deed == deed.to_string()).and_then(|outcome| outcome.error);
+    result.map_err(|why| told.unwrap_or(why))
 }
 
 fn seen(name: &str, me: &str, status: Option<&Status>) -> Seen {

@@ -236,7 +236,7 @@ const NETWORK_CONTROL: u32 = 48 << 2;
 const TC_PRIO_CONTROL: u32 = 7;
 const FULL_TTL: u32 = 255;
 
-/// Room for a peer's datagrams that wait, as asked for; the kernel doubles it. About 300, so 7 s of heartbeats each 25 ms.
+/// Room for a peer's datagrams that wait, as asked for; the kernel doubles it. About 300, so 12 s of heartbeats each 40 ms.
 const QUEUE_BYTES: usize = 128 << 10;
 /// The same for the lobby: about one batch.
 const LOBBY_BYTES: usize = 16 << 10;

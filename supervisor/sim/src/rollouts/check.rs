@@ -12,8 +12,8 @@ use super::world::World;
 /// What the checkers remember.
 #[derive(Default)]
 pub(super) struct Checks {
-    /// Since when each node does not serve.
-    idle: Vec<Option<u64>>,
+    /// Whether each node serves, and since when.
+    served: Vec<(bool, u64)>,
     /// The nodes that have switched to something in their turn.
     switched: BTreeSet<String>,
 }
@@ -21,16 +21,23 @@ pub(super) struct Checks {
 impl Checks {
     /// Whether a node serves, whenever that may have changed.
     pub(super) fn served(&mut self, node: usize, now: u64, serves: bool) {
-        if self.idle.len() <= node {
-            self.idle.resize(node + 1, None);
+        if self.served.len() <= node {
+            self.served.resize(node + 1, (true, now));
         }
-        let since = &mut self.idle[node];
-        *since = if serves { None } else { since.or(Some(now)) };
+        if self.served[node].0 != serves {
+            self.served[node] = (serves, now);
+        }
+    }
+
+    /// Since when a node serves, or does not.
+    fn since(&self, node: usize, serves: bool) -> Option<u64> {
+        self.served.get(node).filter(|(now, _)| *now == serves).map(|(_, since)| *since)
     }
 
     /// A node leaves service because of a rollout.
     pub(super) fn leaves(&self, world: &World, node: usize, how: &str) -> Result<(), Broken> {
-        if !world.fit(node) {
+        // One that does not serve anyway may leave, and may not know yet that it could.
+        if !world.fit(node) || self.since(node, true).is_some_and(|since| since + SEEN > world.now) {
             return Ok(());
         }
         let others = (0..world.machines.len()).filter(|other| *other != node);
@@ -40,7 +47,7 @@ impl Checks {
                 let what = format!("node {me} {how} while node {name} is out of service for a rollout");
                 return Err((ONE, what));
             }
-            let idle = self.idle.get(other).copied().flatten().filter(|_| !world.serves(other));
+            let idle = self.since(other, false).filter(|_| !world.serves(other));
             if idle.is_some_and(|since| since + SEEN < world.now) {
                 let ms = (world.now - idle.unwrap_or_default()) / 1000;
                 return Err((ONE, format!("node {me} {how} although node {name} has not served for {ms} ms")));
@@ -58,7 +65,7 @@ impl Checks {
     pub(super) fn blessed(&self, world: &World, node: usize) -> Result<(), Broken> {
         let machine = &world.machines[node];
         let Some(supervisor) = &machine.supervisor else { return Ok(()) };
-        let recent = self.idle.get(node).copied().flatten().is_some_and(|since| since + SEEN >= world.now);
+        let recent = self.since(node, false).is_some_and(|since| since + SEEN >= world.now);
         if !world.fit(node) && !recent {
             let what = format!("node {} blesses what it runs although it does not serve", machine.name);
             return Err((BLESSED, what));

@@ -280,7 +280,7 @@ impl World {
         Ok(())
     }
 
-    fn bless(&mut self, node: usize) -> Result<(), Broken> {
+    pub(super) fn bless(&mut self, node: usize) -> Result<(), Broken> {
         if self.machines[node].work.is_some() {
             return Ok(());
         }

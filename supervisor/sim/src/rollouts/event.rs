@@ -21,6 +21,8 @@ counters! {
     switches,
     /// Reverts by a node itself.
     reverts,
+    /// Versions of before that were brought back.
+    rollbacks,
     /// Returns by the boot loader.
     boot_fallbacks,
     /// Blessings.

@@ -4,7 +4,7 @@ use trilith_core::rollout::{LOST, TRIAL};
 use trilith_core::set::{Ask, Goal, Hold, Kind, Options, Outcome, Release};
 
 use super::event::{Broken, Event};
-use super::plan::{Behaviour, GOOD, NEXT, S, What};
+use super::plan::{BASE, Behaviour, GOOD, NEXT, S, What};
 use super::world::World;
 
 /// How far the end is.
@@ -98,14 +98,21 @@ impl World {
         let Some(past) = state.history.last().filter(|_| state.rollout.is_none()) else { return Ok(()) };
         let here = |node: &usize| state.nodes.contains_key(&self.machines[*node].name);
         let members: Vec<usize> = (0..self.machines.len()).filter(here).collect();
+        let has = |node: usize| match past.kind {
+            Kind::System { version } => self.machines[node].running() == version,
+            _ => self.runs_new(node),
+        };
+        let came = |node: usize| self.machines[node].disk.generation > 1 && self.machines[node].running() == BASE;
         match past.outcome {
-            Outcome::Done if self.stats.wipes == 0 => match members.iter().find(|node| !self.runs_new(**node)) {
+            Outcome::Done if self.stats.wipes == 0 => match members.iter().find(|node| !has(**node)) {
                 // One that has lost it since is told of.
                 Some(_) if state.stray().is_some() => Ok(()),
                 Some(node) => Err(("liveness", format!("done, but node {} has it not", self.machines[*node].name))),
                 None => Ok(()),
             },
-            Outcome::Back { .. } => match members.iter().find(|node| self.runs_new(**node)) {
+            // One that came with it had it before.
+            Outcome::Back { .. } => match members.iter().find(|node| has(**node) && !came(**node)) {
+                Some(_) if state.stray().is_some() => Ok(()),
                 Some(node) => {
                     Err(("liveness", format!("taken back, but node {} still has it", self.machines[*node].name)))
                 }

@@ -169,9 +169,9 @@ impl Machine {
         let entry = slots.entry(slots.running);
         let running = entry.and_then(|entry| entry.image).map_or(BASE, |image| image.version);
         // One that was retired has served before: it needs no blessing to be counted on again.
-        let blessed = entry.is_some_and(|entry| entry.proven());
+        let blessed = slots.proven();
         let own = &mut supervisor.own;
-        own.trial = if !blessed {
+        own.trial = if !blessed && slots.way_back().is_some() {
             up
         } else if disk.config_before.is_some() {
             Some(supervisor.since)
@@ -192,6 +192,11 @@ impl Machine {
             fallback: disk.fallback.clone(),
         };
         supervisor.stirred = true;
+    }
+
+    /// Whether the system that runs has yet to be called good, and there is none to go back to.
+    pub fn only_system_unblessed(&self) -> bool {
+        self.supervisor.is_some() && !self.disk.slots.proven() && self.disk.slots.way_back().is_none()
     }
 
     /// Whether a job may begin.
@@ -237,8 +242,10 @@ impl Disk {
     pub fn boot(&mut self) -> Option<Slot> {
         let entry = self.slots.boots_next()?.clone();
         let slot = self.slots.leads_to(&entry)?;
-        if let (Some(name), Some(Tries { left: left @ 1.., done })) = (entry.name(), entry.tries()) {
-            let to = EntryName { tries: Some(Tries { left: left - 1, done: done + 1 }), ..name }.to_string();
+        // (systemd-boot, boot_entry_parse_tries(): one of which no try is left is counted on when it has to be taken.)
+        if let (Some(name), Some(Tries { left, done })) = (entry.name(), entry.tries()) {
+            let to =
+                EntryName { tries: Some(Tries { left: left.saturating_sub(1), done: done + 1 }), ..name }.to_string();
             self.slots.apply(&Step::Rename { from: entry.file, to });
         }
         self.slots.running = slot;

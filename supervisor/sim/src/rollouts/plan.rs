@@ -110,6 +110,8 @@ pub enum Order {
     Abort,
     /// Confirms the document.
     Confirm,
+    /// Brings the version of before back, once the new one is everywhere.
+    Rollback,
 }
 
 impl Plan {
@@ -170,7 +172,21 @@ impl Plan {
             faults.push((at, Fault::Isolate(node, first)));
             faults.push((at + first + gap, Fault::Isolate(node, 60 * S)));
         }
-        let heal = last + 400 * S;
+        let mut heal = last + 400 * S;
+        // Numbers of its own: seeds without it stay what they were.
+        let mut back = Rng::new(seed, 9);
+        if what == What::System && back.chance(200) {
+            let at = back.between(200 * S, heal);
+            orders.push((at, Order::Rollback));
+            if back.chance(300) {
+                // For longer than what goes back is on trial, and what it goes back to after that.
+                faults.push((at + back.between(0, 200 * S), Fault::Isolate(back.index(nodes), 900 * S)));
+            }
+            for _ in 0..back.pick(&[0, 1, 2]) {
+                faults.push((back.between(at, heal), fault(&mut back, nodes)));
+            }
+            heal += 1_100 * S;
+        }
         let late = rng.chance(60).then(|| (rng.index(nodes), rng.between(20 * S, last)));
         let ppm = (0..nodes).map(|_| rng.between(0, 10_000) as i64 - 5_000).collect();
         Plan {

@@ -1,6 +1,6 @@
 //! What goes wrong, and what operators do.
 
-use trilith_core::set::{Ask, Pause, Request};
+use trilith_core::set::{Ask, Goal, Pause, Request};
 use trilith_core::slots::{Entry, Step};
 
 use super::event::{Event, Mend};
@@ -107,12 +107,21 @@ impl World {
             }
             return;
         };
+        if *order == Order::Rollback {
+            if let (None, Some(version)) = (&state.rollout, state.previous()) {
+                let (goal, options) = (Goal::System { version }, self.plan.options.clone());
+                self.stats.rollbacks += 1;
+                self.ask(Ask::Start { token: "back".into(), goal, options });
+            }
+            return;
+        }
         let Some(rollout) = state.rollout.as_ref().map(|rollout| rollout.id) else { return };
         let ask = match order {
             Order::Pause => Ask::Pause { rollout, why: Pause::Operator },
             Order::Resume => Ask::Resume { rollout },
             Order::Abort => Ask::Abort { rollout, reason: "an operator wants it".into() },
             Order::Confirm => Ask::Confirm { rollout },
+            Order::Rollback => return,
         };
         self.ask(ask);
     }

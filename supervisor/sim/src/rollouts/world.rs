@@ -262,6 +262,10 @@ impl World {
                 return Ok(());
             }
         }
+        // No agent asks for that: there is no better system here.
+        if self.machines[node].only_system_unblessed() && self.serves(node) {
+            self.bless(node)?;
+        }
         for deed in deeds {
             match deed {
                 Deed::Propose(ask) => self.propose(node, ask),

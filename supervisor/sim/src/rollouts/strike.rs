@@ -107,21 +107,18 @@ impl World {
             }
             return;
         };
-        if *order == Order::Rollback {
-            if let (None, Some(version)) = (&state.rollout, state.previous()) {
-                let (goal, options) = (Goal::System { version }, self.plan.options.clone());
+        let ask = match (order, state.rollout.as_ref().map(|rollout| rollout.id)) {
+            (Order::Pause, Some(rollout)) => Ask::Pause { rollout, why: Pause::Operator },
+            (Order::Resume, Some(rollout)) => Ask::Resume { rollout },
+            (Order::Abort, Some(rollout)) => Ask::Abort { rollout, reason: "an operator wants it".into() },
+            (Order::Confirm, Some(rollout)) => Ask::Confirm { rollout },
+            (Order::Rollback, None) => {
+                let Some(version) = state.previous() else { return };
                 self.stats.rollbacks += 1;
-                self.ask(Ask::Start { token: "back".into(), goal, options });
+                let (goal, options) = (Goal::System { version }, self.plan.options.clone());
+                Ask::Start { token: "back".into(), goal, options }
             }
-            return;
-        }
-        let Some(rollout) = state.rollout.as_ref().map(|rollout| rollout.id) else { return };
-        let ask = match order {
-            Order::Pause => Ask::Pause { rollout, why: Pause::Operator },
-            Order::Resume => Ask::Resume { rollout },
-            Order::Abort => Ask::Abort { rollout, reason: "an operator wants it".into() },
-            Order::Confirm => Ask::Confirm { rollout },
-            Order::Rollback => return,
+            (Order::Rollback, Some(_)) | (_, None) => return,
         };
         self.ask(ask);
     }
